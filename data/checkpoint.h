@@ -1,0 +1,85 @@
+// Checkpoints: a folder per step, written in the background, verified before it is trusted.
+//
+//   checkpoints/step-000000100/manifest.json    shapes, step, state, configuration, XXH3-64 per file
+//                             /part-000.h5 ...   row-aligned ranges of every tensor, one writer each
+//
+// Saving takes a snapshot of the tensors into host memory and returns; a thread writes. The folder has a
+// temporary name until, at a later step boundary, all ranks agree that every file succeeded; then rank 0
+// writes the manifest and renames it. Any failure drops the folder and warns; training goes on.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dist/group.h"
+#include "nn/device.h"
+#include "nn/params.h"
+#include "nn/status.h"
+
+typedef struct {
+  char name[80]; // "param/layer.0.attention.qkv.weight", "moment1/...", "moment2/..."
+  int64_t rows, columns;
+  float *data; // device memory, [rows, columns]
+} data_tensor;
+
+// What a checkpoint says besides tensors.
+typedef struct {
+  int64_t step;            // updates made
+  int64_t tokens;          // trained on so far
+  int64_t samples;         // the loader's whole state
+  double loss;             // validation loss when known, else NaN: decides which checkpoint is the best
+  const char *state_json;  // one JSON object of the training loop (lambda, update counts, ...)
+  const char *config_yaml; // the effective configuration
+  const char *model_key;   // text of what must not change on resume; compared as a whole
+  const char *tokenizer_kind;
+  const void *tokenizer_blob;
+  size_t tokenizer_bytes;
+} data_checkpoint_info;
+
+typedef struct data_checkpointer data_checkpointer;
+
+typedef struct {
+  const char *folder; // RUN/checkpoints
+  int32_t keep;       // newest ones that are kept, at least 1
+  bool keep_best;     // and the one with the lowest loss
+  int32_t writers;    // at most this many ranks write
+} data_checkpoint_config;
+
+nn_status data_checkpointer_create(dist_group *world, nn_device *device, const data_checkpoint_config *config,
+                                   const data_tensor *tensors, int32_t count, data_checkpointer **out);
+void data_checkpointer_free(data_checkpointer *checkpointer);
+int64_t data_checkpointer_snapshot_bytes(const data_checkpointer *checkpointer); // host memory on this rank
+
+// Takes the snapshot and starts the writer; finishes an earlier one first. Collective. Failing to write is a
+// warning (and counted), not an error.
+nn_status data_checkpoint_save(data_checkpointer *checkpointer, const data_checkpoint_info *info);
+// Finishes the save under way if all ranks are done (or waits for it): collective, at step boundaries.
+nn_status data_checkpoint_poll(data_checkpointer *checkpointer, bool wait);
+int32_t data_checkpoint_failures(const data_checkpointer *checkpointer);
+int64_t data_checkpoint_last_step(const data_checkpointer *checkpointer); // newest one completed, -1: none
+
+// What load gives back; free with data_checkpoint_loaded_free.
+typedef struct {
+  int64_t step, tokens, samples;
+  double loss;
+  char *state_json, *config_yaml, *model_key, *tokenizer_kind;
+  void *tokenizer_blob;
+  size_t tokenizer_bytes;
+  char path[1024]; // the folder it came from
+} data_checkpoint_loaded;
+
+// Finds the newest checkpoint of `folder` that verifies (every file hashed by one rank before anyone opens
+// it), saying which ones were skipped and why; *found is false when there is none. Collective. Reads no
+// tensors.
+nn_status data_checkpoint_find(dist_group *world, const char *folder, bool *found,
+                               data_checkpoint_loaded *out);
+// Reads tensors by name from the checkpoint found. Missing names and other shapes are errors.
+nn_status data_checkpoint_read(const data_checkpoint_loaded *loaded, nn_device *device,
+                               const data_tensor *tensors, int32_t count);
+void data_checkpoint_loaded_free(data_checkpoint_loaded *loaded);
+
+// An exclusive lock of the run folder (fcntl, freed by the kernel when the process ends, kill -9 included).
+// Rank 0 takes it, all ranks agree. Errors: NN_ERR_USAGE with the pid that holds it.
+nn_status data_run_lock(dist_group *world, const char *run_folder, int *fd);
+void data_run_unlock(int fd);

@@ -1,0 +1,27 @@
+// Sums gradients over ranks in buckets, while backward still runs.
+//
+// The gradient arena is cut into buckets from its end to its start, the order in which backward completes it.
+// The listener marks ranges as ready; a bucket whose whole range is ready is posted as a non-blocking
+// all-reduce, and every call also polls those under way. dist_reducer_finish waits for the rest.
+#pragma once
+
+#include <stdint.h>
+
+#include "dist/group.h"
+#include "nn/params.h"
+
+typedef struct dist_reducer dist_reducer;
+
+// `bucket_bytes` is the target size of a bucket; a fixed layout repeats bit for bit.
+nn_status dist_reducer_create(dist_group *group, const nn_params *params, int64_t bucket_bytes,
+                              dist_reducer **out);
+void dist_reducer_free(dist_reducer *reducer);
+
+// Start of the backward pass that completes the gradients (the last micro-batch of a step).
+void dist_reducer_begin(dist_reducer *reducer);
+nn_grad_listener dist_reducer_listener(dist_reducer *reducer);
+nn_status dist_reducer_poll(dist_reducer *reducer);
+nn_status dist_reducer_finish(dist_reducer *reducer);
+
+// Seconds that the last dist_reducer_finish waited: communication that backward did not hide.
+double dist_reducer_exposed_seconds(const dist_reducer *reducer);

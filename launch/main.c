@@ -1,0 +1,66 @@
+// natsformer: distributed pretraining of transformers with learned attention masks.
+#include <stdio.h>  // fprintf
+#include <stdlib.h> // exit
+#include <string.h> // strcmp
+
+#include "launch/command.h"
+#include "nn/log.h"
+
+static const launch_command *const commands[] = {
+    &launch_data, &launch_train, &launch_eval, &launch_generate, &launch_verify, &launch_bench,
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_overview(FILE *stream) {
+  fprintf(stream, "usage: natsformer COMMAND ...\n\n");
+  for (int i = 0; i < COMMANDS; i++)
+    fprintf(stream, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
+  fprintf(stream,
+          "\n`natsformer COMMAND --help` tells more. Several ranks: mpirun -np N natsformer COMMAND ...\n");
+}
+
+_Noreturn void launch_fail_alone(dist_group *world, nn_status status) {
+  nn_error_report();
+  dist_abort(world, nn_exit_code(status));
+}
+
+static bool wants_help(int argc, char **argv) {
+  for (int i = 1; i < argc; i++)
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+      return true;
+  return false;
+}
+
+int main(int argc, char **argv) {
+  if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
+    printf("natsformer %s\n", NATSFORMER_VERSION);
+    return 0;
+  }
+  if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    print_overview(argc < 2 ? stderr : stdout);
+    return argc < 2 ? nn_exit_code(NN_ERR_USAGE) : 0;
+  }
+  const launch_command *command = NULL;
+  for (int i = 0; i < COMMANDS; i++)
+    if (strcmp(argv[1], commands[i]->name) == 0)
+      command = commands[i];
+  if (command != NULL && wants_help(argc - 1, argv + 1)) {
+    fputs(command->usage, stdout);
+    return 0;
+  }
+
+  dist_group *world = NULL;
+  nn_status status = dist_init(&argc, &argv, &world);
+  if (status != NN_OK) {
+    nn_error_report();
+    return nn_exit_code(status);
+  }
+  if (command == NULL)
+    status = NN_FAIL(NN_ERR_USAGE, "unknown command '%s'; `natsformer --help` lists them", argv[1]);
+  else
+    status = command->run(world, argc - 1, argv + 1);
+  if (status != NN_OK && status != NN_STOPPED && dist_rank(world) == 0)
+    nn_error_report();
+  dist_finalize(world);
+  return nn_exit_code(status);
+}

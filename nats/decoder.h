@@ -1,0 +1,55 @@
+// Token-by-token decoding with a cache that really evicts.
+//
+// The cache is ragged: every (sequence, layer, kv head) holds its own living tokens in pages taken from one
+// pool, and gives pages back when tokens die. At step i, per layer and kv head: (1) drop what the policy lets
+// expire before i, (2) append i, (3) attend to all that is left, (4) classify i (or its chunk), (5) drop what
+// that ends. Outputs equal the masked parallel pass with the same (argmax) types, to rounding.
+#pragma once
+
+#include "nats/model.h"
+
+typedef struct nats_decoder nats_decoder;
+
+typedef struct {
+  int32_t sequences;   // decoded in lockstep
+  int32_t max_length;  // positions, for the RoPE table; the cache itself grows only with living tokens
+  int32_t page_tokens; // tokens of a page; 0: 16
+  const char *policy;  // a name of nats/policy.h; NULL: what the model was trained with (dense, nats, window)
+} nats_decoder_config;
+
+nn_status nats_decoder_create(const nats_model_config *config, const nn_params *params,
+                              const nats_decoder_config *decoder, nats_decoder **out);
+void nats_decoder_free(nats_decoder *decoder);
+
+// Empties the cache: the next step is position 0. Pages go back to the pool.
+nn_status nats_decoder_reset(nats_decoder *decoder);
+
+// Feeds one token per sequence and computes the logits of the next. tokens: [S] host; logits: [S, V] host,
+// NULL where not wanted.
+nn_status nats_decoder_step(nats_decoder *decoder, const int32_t *tokens, float *logits);
+
+// Feeds one token per sequence and scores the given next token: nll [S] host (0 where target is -1).
+nn_status nats_decoder_score(nats_decoder *decoder, const int32_t *tokens, const int32_t *targets,
+                             float *nll);
+
+// Runs a prompt ([S, T0], all of one length) through the parallel pass, fills the cache with what is alive
+// after it and computes the logits that follow; the same state as T0 steps, to rounding. Only on an empty
+// decoder.
+nn_status nats_decoder_prefill(nats_decoder *decoder, const int32_t *tokens, int32_t length, float *logits);
+
+// Counts since the last reset, over sequences, layers and kv heads.
+typedef struct {
+  int64_t steps;
+  int64_t live_pairs;   // sum over steps of tokens attended to: the visible pairs of the mask
+  int64_t causal_pairs; // what a dense cache would have attended to
+  double stepmean;      // mean over steps of live / seen: kv_fraction_stepmean
+  int64_t live_tokens;  // in the cache now
+  int64_t peak_live_tokens;
+  int64_t bytes; // allocated now: pages in use, page tables and metadata
+  int64_t peak_bytes;
+  int64_t dense_bytes; // what the dense policy would have allocated at this length
+} nats_cache_stats;
+nn_status nats_decoder_stats(nats_decoder *decoder, nats_cache_stats *stats);
+
+// Live pairs and causal pairs per layer and kv head, [layers, Hk, 2], host.
+nn_status nats_decoder_per_head(nats_decoder *decoder, double *per_head);

@@ -1,0 +1,22 @@
+// Private: the operators of this room, a table per device kind. One file per operator in nats/cpu and
+// nats/cuda.
+#pragma once
+
+#include "nats/attention.h"
+#include "nats/types.h"
+
+typedef struct {
+  nn_status (*types_forward)(nn_device *, const nats_types *);
+  nn_status (*types_backward)(nn_device *, const nats_types *);
+  nn_status (*scorer_forward)(nn_device *, const nats_scorer *);
+  nn_status (*scorer_backward)(nn_device *, const nats_scorer *);
+  nn_status (*kv_cost_forward)(nn_device *, const nats_kv_cost *);
+  nn_status (*kv_cost_backward)(nn_device *, const nats_kv_cost *);
+  nn_status (*attention_forward)(nn_device *, const nats_attention *);
+  nn_status (*attention_backward)(nn_device *, const nats_attention *);
+} nats_ops_table;
+
+extern const nats_ops_table nats_cpu_ops;
+
+// The table of a device; NULL when this build has none for its kind.
+const nats_ops_table *nats_ops_of(const nn_device *device);

@@ -171,5 +171,5 @@ typedef struct {
 } nn_step;
 
 nn_status nn_grad_norm(nn_device *device, const nn_params *params, nn_step *step);
-nn_status nn_adamw(nn_device *device, const nn_params *params,
-                   const nn_step *step); // refreshes params->compute
+// Does nothing when step->non_finite is set; else refreshes params->compute too.
+nn_status nn_adamw(nn_device *device, const nn_params *params, const nn_step *step);

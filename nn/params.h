@@ -13,8 +13,10 @@ typedef enum {
   NN_INIT_ZERO,
   NN_INIT_ONE,
   NN_INIT_NORMAL, // mean 0, standard deviation init_value
-  NN_INIT_SCORER, // small normal weights or biases whose first of every three rows is shifted; see
-                  // nats/model.c
+  // The scorer of token types, three rows per kv head: global, local, window. A weight (rank 2) is normal
+  // with standard deviation init_value. A bias (rank 1) is init_value at every element whose index is a
+  // multiple of 3, the logit of `global`, and 0 elsewhere.
+  NN_INIT_SCORER,
 } nn_init;
 
 // Parameters in one group share a learning-rate factor.
@@ -65,6 +67,10 @@ void nn_params_free(nn_params *params);
 // Fills `master` from the counter-based generator (key: seed, name, element), the same on every rank and
 // device, then refreshes `compute`.
 nn_status nn_params_init(nn_params *params, uint64_t seed);
+
+// The initial values of one parameter, elements [begin, end), into host memory: values[0] is element `begin`.
+void nn_param_initial(const nn_param *param, uint64_t seed, int64_t begin, int64_t end, float *values);
+
 nn_status nn_params_refresh_compute(nn_params *params); // after master was written from outside
 
 // Pointers of row `index` of the table.

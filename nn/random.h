@@ -39,5 +39,5 @@ void nn_random_normal2(uint32_t a, uint32_t b, float out[2]); // Box-Muller
 uint64_t nn_random_hash(const void *bytes, uint64_t count);
 
 // A permutation of [0, count) as a function: the image of `index` (a Feistel network with cycle walking over
-// Philox), needs no memory. For shuffling windows of a data set.
+// Philox), needs no memory. For shuffling windows of a data set. `index` counts modulo `count`.
 uint64_t nn_random_permute(nn_random_key key, uint64_t count, uint64_t index);

@@ -6,7 +6,9 @@
 //   region:
 //     the body of an OpenMP region is compiled without the clones of the function around it.
 //   - Helpers are NN_INLINE, so that each clone gets its own copy.
-//   - Row ends are handled by the _n variants (n of 16 lanes), or by a plain loop.
+//   - The end of a row: write the body of the loop as an NN_INLINE function of the number of lanes, with the
+//   _n
+//     variants; where that number is the constant NN_LANES, they are plain loads and stores.
 #pragma once
 
 #include <stdint.h>
@@ -45,7 +47,7 @@ NN_INLINE nn_v16 nn_v16_set(float value) {
   return (nn_v16){0} + value;
 }
 
-// The first n < 16 lanes; the others are `fill`.
+// The first n <= 16 lanes; the others are `fill`.
 NN_INLINE nn_v16 nn_v16_load_n(const float *from, int n, float fill) {
   nn_v16 value = nn_v16_set(fill);
   memcpy(&value, from, (size_t)n * sizeof *from);

@@ -2,7 +2,10 @@
 //
 // The gradient arena is cut into buckets from its end to its start, the order in which backward completes it.
 // The listener marks ranges as ready; a bucket whose whole range is ready is posted as a non-blocking
-// all-reduce, and every call also polls those under way. dist_reducer_finish waits for the rest.
+// all-reduce, and every call also polls those under way. dist_reducer_finish waits for the rest. Buckets are
+// posted in the order of the layout only, so ranks need not agree on the order in which ranges become ready.
+//
+// In a group of one nothing is sent, but a range that is completed twice or never is an error there too.
 #pragma once
 
 #include <stdint.h>

@@ -5,7 +5,7 @@
 #include <ftw.h>   // nftw
 #include <inttypes.h>
 #include <limits.h> // PATH_MAX
-#include <stdio.h>  // snprintf, remove
+#include <stdio.h>  // snprintf, remove, rename
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -76,6 +76,14 @@ done:
   if (close(fd) != 0)
     NN_KEEP(status, refused("close", path));
   return status;
+}
+
+nn_status data_file_replace(const char *path, const void *bytes, size_t count) {
+  char temporary[PATH_MAX];
+  if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
+    return NN_FAIL(NN_ERR_IO, "%s: the name is too long", path);
+  NN_TRY(data_file_write(temporary, bytes, count));
+  return rename(temporary, path) == 0 ? NN_OK : refused("rename to its final name", path);
 }
 
 nn_status data_file_hash(const char *path, uint64_t *hash, int64_t *size) {

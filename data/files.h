@@ -14,6 +14,8 @@ nn_status data_file_read(const char *path, char **bytes, size_t *count);
 
 // Creates or replaces a file and flushes it to disk.
 nn_status data_file_write(const char *path, const void *bytes, size_t count);
+// The same through PATH.tmp and a rename: whoever reads sees the old contents or the new, never a part.
+nn_status data_file_replace(const char *path, const void *bytes, size_t count);
 
 // XXH3-64 of a file's contents, and its size (`size` may be NULL).
 nn_status data_file_hash(const char *path, uint64_t *hash, int64_t *size);

@@ -1,9 +1,6 @@
 #include "data/json_fields.h"
 
-#include <errno.h>
 #include <inttypes.h>
-#include <limits.h> // PATH_MAX
-#include <stdio.h>  // rename
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,18 +84,11 @@ nn_status data_json_array(const char *path, const json_t *object, const char *fi
 }
 
 nn_status data_json_store(const char *path, json_t *object) {
-  char temporary[PATH_MAX];
   char *text = object != NULL ? json_dumps(object, JSON_INDENT(1)) : NULL;
   json_decref(object);
   if (text == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "%s: no memory for its text", path);
-  nn_status status = NN_OK;
-  if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
-    NN_GOTO(status, done, NN_FAIL(NN_ERR_IO, "%s: the name is too long", path));
-  NN_GOTO(status, done, data_file_write(temporary, text, strlen(text)));
-  if (rename(temporary, path) != 0)
-    status = NN_FAIL(NN_ERR_IO, "%s: cannot rename it from %s: %s", path, temporary, strerror(errno));
-done:
+  nn_status status = data_file_replace(path, text, strlen(text));
   free(text);
   return status;
 }

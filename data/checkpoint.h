@@ -62,19 +62,27 @@ int64_t data_checkpoint_last_step(const data_checkpointer *checkpointer); // new
 // What load gives back; free with data_checkpoint_loaded_free.
 typedef struct {
   int64_t step, tokens, samples;
-  double loss;
+  double loss; // NaN: unknown
   char *state_json, *config_yaml, *model_key, *tokenizer_kind;
   void *tokenizer_blob;
   size_t tokenizer_bytes;
-  char path[1024]; // the folder it came from
+  char path[1024];                           // the folder it came from
+  struct data_checkpoint_manifest *manifest; // where its tensors lie
 } data_checkpoint_loaded;
 
 // Finds the newest checkpoint of `folder` that verifies (every file hashed by one rank before anyone opens
-// it), saying which ones were skipped and why; *found is false when there is none. Collective. Reads no
-// tensors.
+// it), saying which ones were skipped and why; *found is false when there is none. A folder with checkpoints
+// of which none verifies is an error (NN_ERR_INPUT): to start anew there would give up what may be repaired.
+// Collective. Reads no tensors.
 nn_status data_checkpoint_find(dist_group *world, const char *folder, bool *found,
                                data_checkpoint_loaded *out);
-// Reads tensors by name from the checkpoint found. Missing names and other shapes are errors.
+// The same from the lowest loss up, those without a loss last.
+nn_status data_checkpoint_find_best(dist_group *world, const char *folder, bool *found,
+                                    data_checkpoint_loaded *out);
+// Verifies one checkpoint, `path` being its own folder. Errors: NN_ERR_INPUT, NN_ERR_IO with the file's name.
+nn_status data_checkpoint_open(dist_group *world, const char *path, data_checkpoint_loaded *out);
+// Reads tensors by name from the checkpoint found. Missing names and other shapes are errors. Not collective:
+// each rank reads what it needs, and any number of ranks may have written.
 nn_status data_checkpoint_read(const data_checkpoint_loaded *loaded, nn_device *device,
                                const data_tensor *tensors, int32_t count);
 void data_checkpoint_loaded_free(data_checkpoint_loaded *loaded);

@@ -1,0 +1,167 @@
+// Checkpoints of several ranks: every test runs under mpirun on 1, 2 and 3 of them.
+#include <signal.h> // kill
+
+#include "dist/group_table.h"
+#include "tests/data/checkpoint_fixture.h"
+
+static dist_group *world, *alone; // all ranks; a group of this rank only
+
+static void start(void) {
+  cr_ok(dist_init(NULL, NULL, &world));
+  cr_ok(dist_self_open(&alone));
+  dist_set_deadline(world, 60);
+  cr_ok(nn_device_open("cpu", 0, &device));
+  seed = clock_seed();
+  if (dist_rank(world) == 0)
+    open_folder();
+  cr_ok(dist_broadcast(world, &seed, sizeof seed, 0));
+  cr_ok(dist_broadcast(world, folder, sizeof folder, 0));
+}
+
+static void end(void) {
+  cr_ok(dist_barrier(world));
+  if (dist_rank(world) == 0)
+    close_folder();
+  nn_device_close(device);
+  dist_group_free(alone);
+  dist_finalize(world);
+}
+
+TestSuite(ranks, .init = start, .fini = end, .timeout = 120);
+
+// Broken: a run cannot continue on another number of ranks, or does with rows in the wrong place.
+Test(ranks, any_number_reads_what_any_number_wrote) {
+  tensor_list list = make_tensors();
+  int64_t step = 0;
+  for (int32_t writers = 1; writers <= dist_size(world) + 1; writers++) {
+    data_checkpointer *checkpointer = open_checkpointer(world, &list, 1, false, writers);
+    save(checkpointer, &list, ++step, 1.0);
+    cr_expect_eq(data_checkpoint_last_step(checkpointer), step);
+    data_checkpointer_free(checkpointer);
+    cr_expect_eq(find_and_check(world), step);
+    if (dist_rank(world) == 0) // all of them wrote, one reads
+      cr_expect_eq(find_and_check(alone), step);
+    cr_ok(dist_barrier(world));
+  }
+  if (dist_rank(world) == 0) { // one writes, all of them read
+    data_checkpointer *checkpointer = open_checkpointer(alone, &list, 1, false, 1);
+    save(checkpointer, &list, ++step, 1.0);
+    data_checkpointer_free(checkpointer);
+  }
+  cr_ok(dist_broadcast(world, &step, sizeof step, 0));
+  cr_expect_eq(find_and_check(world), step);
+  free_tensors(&list);
+}
+
+// Broken: snapshots take more host memory than the tensors, or some rank does all the writing.
+Test(ranks, the_work_is_shared) {
+  tensor_list list = make_tensors();
+  data_checkpointer *checkpointer = open_checkpointer(world, &list, 1, false, 64);
+  int64_t mine = data_checkpointer_snapshot_bytes(checkpointer), sum = mine, all = 0, row = 0;
+  cr_ok(dist_allreduce(world, &sum, 1, DIST_I64, DIST_SUM));
+  for (int32_t i = 0; i < TENSORS; i++) {
+    all += shapes[i].rows * shapes[i].columns * (int64_t)sizeof(float);
+    row += shapes[i].columns * (int64_t)sizeof(float);
+  }
+  cr_expect_eq(sum, all);
+  cr_expect_leq(mine, all / dist_size(world) + row);
+  data_checkpointer_free(checkpointer);
+  free_tensors(&list);
+}
+
+// Broken: the disk of one node fails, the others believe that the checkpoint is there.
+Test(ranks, a_failure_of_one_is_a_failure_of_all) {
+  tensor_list list = make_tensors();
+  data_checkpointer *checkpointer = open_checkpointer(world, &list, 2, false, 64);
+  save(checkpointer, &list, 1, 1.0);
+  data_checkpointer_free(checkpointer);
+
+  if (dist_rank(world) == dist_size(world) - 1)
+    setenv("NATSFORMER_FAULT", "checkpoint-pwrite:2", 1);
+  checkpointer = open_checkpointer(world, &list, 2, false, 64);
+  save(checkpointer, &list, 2, 1.0);
+  cr_expect_eq(data_checkpoint_failures(checkpointer), 1);
+  cr_expect_eq(data_checkpoint_last_step(checkpointer), -1);
+  cr_expect_eq(find_and_check(world), 1);
+  save(checkpointer, &list, 3, 1.0);
+  cr_expect_eq(data_checkpoint_last_step(checkpointer), 3);
+  cr_expect_eq(find_and_check(world), 3);
+  data_checkpointer_free(checkpointer);
+  free_tensors(&list);
+}
+
+// Broken: one slow disk stops all ranks at every step while a checkpoint is written.
+Test(ranks, a_slow_writer_holds_up_nobody) {
+  if (dist_rank(world) == dist_size(world) - 1)
+    setenv("NATSFORMER_FAULT", "checkpoint-slow:100", 1);
+  tensor_list list = make_tensors();
+  data_checkpointer *checkpointer = open_checkpointer(world, &list, 2, false, 64);
+  fill_tensors(&list, 1);
+  data_checkpoint_info info = info_of(1, 1.0);
+  cr_ok(data_checkpoint_save(checkpointer, &info));
+  for (int polls = 0; polls < 3; polls++)
+    cr_ok(data_checkpoint_poll(checkpointer, false));
+  cr_expect_eq(data_checkpoint_last_step(checkpointer), -1);
+  fill_tensors(&list, 2); // training goes on
+  while (data_checkpoint_last_step(checkpointer) < 0)
+    cr_ok(data_checkpoint_poll(checkpointer, false));
+  cr_expect_eq(find_and_check(world), 1);
+  data_checkpointer_free(checkpointer);
+  free_tensors(&list);
+}
+
+// Broken: the ranks resume from different checkpoints, or one that hashes no damaged file goes on.
+Test(ranks, damage_that_one_rank_sees_is_seen_by_all) {
+  tensor_list list = make_tensors();
+  data_checkpointer *checkpointer = open_checkpointer(world, &list, 2, false, 64);
+  save(checkpointer, &list, 1, 1.0);
+  save(checkpointer, &list, 2, 1.0);
+  for (int32_t part = 0; part <= dist_size(world); part++) {
+    char path[512], *bytes = NULL;
+    size_t count = 0;
+    if (part < dist_size(world))
+      snprintf(path, sizeof path, "%s/step-000000002/part-%03d.h5", folder, part);
+    else
+      snprintf(path, sizeof path, "%s/step-000000002/tokenizer.bin", folder);
+    if (dist_rank(world) == 0) {
+      cr_ok(data_file_read(path, &bytes, &count));
+      bytes[count / 2] ^= 4;
+      cr_ok(data_file_write(path, bytes, count));
+    }
+    cr_ok(dist_barrier(world));
+    cr_expect_eq(find_and_check(world), 1);
+    if (dist_rank(world) == 0) {
+      bytes[count / 2] ^= 4;
+      cr_ok(data_file_write(path, bytes, count));
+    }
+    free(bytes);
+    cr_ok(dist_barrier(world));
+    cr_expect_eq(find_and_check(world), 2);
+    cr_ok(dist_barrier(world));
+  }
+  data_checkpointer_free(checkpointer);
+  free_tensors(&list);
+}
+
+// Broken: only one rank learns that the folder is taken, the others wait for it for ever.
+Test(ranks, all_hear_of_a_taken_folder) {
+  int ready[2], fd = -1;
+  pid_t child = -1;
+  if (dist_rank(world) == 0) {
+    bool locked = false;
+    cr_assert_eq(pipe(ready), 0);
+    child = fork();
+    if (child == 0) {
+      locked = data_run_lock(alone, folder, &fd) == NN_OK;
+      if (write(ready[1], &locked, sizeof locked) == sizeof locked)
+        pause();
+      _exit(1);
+    }
+    cr_assert(read(ready[0], &locked, sizeof locked) == (ssize_t)sizeof locked && locked);
+  }
+  cr_expect_eq(data_run_lock(world, folder, &fd), NN_ERR_USAGE);
+  cr_expect_not_null(strstr(nn_error_text(), "is using this run folder"), "%s", nn_error_text());
+  nn_error_clear();
+  if (child > 0)
+    kill(child, SIGKILL);
+}

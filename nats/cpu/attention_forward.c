@@ -1,0 +1,104 @@
+// Forward pass of masked attention: online softmax over the packed keys that a block of queries sees.
+#include <math.h> // log2f
+#include <omp.h>
+
+#include "nats/cpu/columns.h"
+#include "nats/cpu/ops.h"
+#include "nats/cpu/split.h"
+#include "nats/cpu/tile.h"
+
+// What one thread works with.
+typedef struct {
+  nats_columns columns;
+  float *queries; // [D, 64] transposed
+  float *scores;  // [64 keys, 64 rows]
+  float *sum;     // [64 rows, width] weighted values
+  nats_softmax *softmax;
+} worker;
+
+static void layout(worker *w, const nats_attention *op, nats_scratch *scratch) {
+  nats_columns_layout(&w->columns, op, false, false, scratch);
+  w->queries = nats_scratch_take(scratch, (int64_t)op->head_size * NATS_TILE, sizeof(float));
+  w->scores = nats_scratch_take(scratch, NATS_TILE_AREA, sizeof(float));
+  w->sum = nats_scratch_take(scratch, (int64_t)NATS_TILE * w->columns.width, sizeof(float));
+  w->softmax = nats_scratch_take(scratch, 1, sizeof(nats_softmax));
+}
+
+// One tile: keys in slots [first, first + keys).
+static void tile(worker *w, int32_t row, int rows, int32_t first, int keys, bool own) {
+  const nats_columns *columns = &w->columns;
+  const int lanes = nats_round_up(rows, 16), width = columns->width;
+  const float *k = columns->k + (int64_t)first * width, *v = columns->v + (int64_t)first * width;
+  nats_span visible[NATS_TILE];
+  for (int key = 0; key < keys; key++) {
+    const nats_column column = columns->column[first + key];
+    visible[key] = (nats_span){column.token - row, column.end - row};
+  }
+  // The block's own keys come first: every row sees itself, so the running softmax starts with a bound.
+  nats_tile_scores(own, keys, lanes, columns->op->head_size, k, width, w->queries, w->scores);
+  if (nats_tile_softmax(w->softmax, own, keys, lanes, visible, w->scores))
+    nats_tile_scale_rows(rows, width, w->softmax->rescale, w->sum);
+  nats_tile_to_rows(own, keys, rows, w->scores, v, width, w->sum, !own);
+}
+
+// Rows [row, row + rows) of one query head.
+static void block(worker *w, int32_t batch, int32_t head, int32_t row, int rows) {
+  const nats_columns *columns = &w->columns;
+  const nats_attention *op = columns->op;
+  const int64_t token = (int64_t)batch * op->length + row;
+  const int32_t size = op->head_size;
+  nats_tile_transpose(rows, size, (const float *)op->q + token * op->token_stride + (int64_t)head * size,
+                      op->token_stride, (float)(op->scale * NATS_LOG2_E), w->queries);
+
+  tile(w, row, rows, columns->living, columns->own, true);
+  for (int32_t first = 0; first < columns->living; first += NATS_TILE) {
+    const int32_t left = columns->living - first;
+    tile(w, row, rows, first, left < NATS_TILE ? left : NATS_TILE, false);
+  }
+
+  float *lse = op->lse + ((int64_t)batch * op->heads + head) * op->length + row;
+  for (int r = 0; r < rows; r++) {
+    const float sum = w->softmax->sum[r];
+    lse[r] = (float)((w->softmax->largest[r] + log2f(sum)) * NATS_LN_2);
+    float *o = (float *)op->o + ((token + r) * op->heads + head) * size;
+    for (int32_t d = 0; d < size; d++)
+      o[d] = w->sum[r * columns->width + d] / sum;
+  }
+}
+
+static void run_task(worker *w, const nats_split *split, int32_t task) {
+  const nats_attention *op = w->columns.op;
+  const int32_t pair = task / split->parts, part = task % split->parts;
+  const int32_t batch = pair / op->kv_heads, kv_head = pair % op->kv_heads;
+  const int32_t group = op->heads / op->kv_heads;
+  nats_columns_begin(&w->columns, batch, kv_head);
+  for (int32_t index = 0; index < split->blocks; index++) {
+    if (!nats_split_owns(split, part, index))
+      continue;
+    const int32_t row = index * NATS_TILE;
+    const int32_t rows = op->length - row < NATS_TILE ? op->length - row : NATS_TILE;
+    nats_columns_advance(&w->columns, row, rows);
+    for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+      block(w, batch, head, row, rows);
+  }
+}
+
+nn_status nats_cpu_attention_forward(nn_device *device, const nats_attention *op) {
+  const nats_split split = nats_split_make(op, omp_get_max_threads());
+  nats_scratch scratch = {0};
+  worker measured;
+  layout(&measured, op, &scratch);
+  const size_t bytes = scratch.used;
+  void *memory;
+  NN_TRY(nn_device_workspace(device, bytes * (size_t)split.threads, &memory));
+#pragma omp parallel num_threads(split.threads)
+  {
+    nats_scratch mine = {(char *)memory + bytes * (size_t)omp_get_thread_num(), 0};
+    worker w;
+    layout(&w, op, &mine);
+#pragma omp for schedule(dynamic, 1)
+    for (int32_t task = 0; task < split.tasks; task++)
+      run_task(&w, &split, task);
+  }
+  return NN_OK;
+}

@@ -1,0 +1,12 @@
+#include "nats/cpu/ops.h"
+
+const nats_ops_table nats_cpu_ops = {
+    .types_forward = nats_cpu_types_forward,
+    .types_backward = nats_cpu_types_backward,
+    .scorer_forward = nats_cpu_scorer_forward,
+    .scorer_backward = nats_cpu_scorer_backward,
+    .kv_cost_forward = nats_cpu_kv_cost_forward,
+    .kv_cost_backward = nats_cpu_kv_cost_backward,
+    .attention_forward = nats_cpu_attention_forward,
+    .attention_backward = nats_cpu_attention_backward,
+};

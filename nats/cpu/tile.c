@@ -1,0 +1,111 @@
+// Copies, transposes and the online softmax of a tile.
+#include "nats/cpu/tile.h"
+
+#include <string.h> // memcpy
+
+#include "nats/cpu/exp2.h"
+#include "nn/cpu/vector.h"
+
+// A score that no query has; 2^(this - anything) is 0.
+static const float HIDDEN = -1e30f;
+// How far scores may exceed the running bound before sums are rescaled, in powers of two: weights stay below
+// 2^16 and sums of millions of them within float32.
+static const float HEADROOM = 16.0f;
+
+NN_CLONES void nats_tile_transpose(int rows, int columns, const float *from, ptrdiff_t from_row, float factor,
+                                   float *to) {
+  const int lanes = nats_round_up(rows, NN_LANES);
+  for (int c = 0; c < columns; c++) {
+    for (int r = 0; r < rows; r++)
+      to[c * NATS_TILE + r] = factor * from[r * from_row + c];
+    for (int r = rows; r < lanes; r++)
+      to[c * NATS_TILE + r] = 0;
+  }
+}
+
+NN_CLONES void nats_tile_copy(int rows, int columns, const float *from, ptrdiff_t from_row, float *to,
+                              int to_row) {
+  for (int r = 0; r < rows; r++) {
+    for (int c = 0; c < columns; c++)
+      to[r * to_row + c] = from[r * from_row + c];
+    for (int c = columns; c < to_row; c++)
+      to[r * to_row + c] = 0;
+  }
+}
+
+NN_INLINE void hide(int keys, int lanes, const nats_span *visible, float *scores) {
+  for (int key = 0; key < keys; key++) {
+    float *row = scores + key * NATS_TILE;
+    for (int lane = 0; lane < visible[key].first && lane < lanes; lane++)
+      row[lane] = HIDDEN;
+    for (int lane = visible[key].last < 0 ? 0 : visible[key].last + 1; lane < lanes; lane++)
+      row[lane] = HIDDEN;
+  }
+}
+
+// The largest score of every row, against `largest`.
+NN_INLINE void raise_bound(int keys, int lanes, const float *scores, float *largest) {
+  for (int lane = 0; lane < lanes; lane += NN_LANES) {
+    nn_v16 bound = nn_v16_load(largest + lane);
+    for (int key = 0; key < keys; key++)
+      bound = nn_v16_max(nn_v16_load(scores + key * NATS_TILE + lane), bound);
+    nn_v16_store(largest + lane, bound);
+  }
+}
+
+NN_CLONES bool nats_tile_softmax(nats_softmax *softmax, bool start, int keys, int lanes,
+                                 const nats_span *visible, float *scores) {
+  hide(keys, lanes, visible, scores);
+  if (start)
+    for (int lane = 0; lane < NATS_TILE; lane++) {
+      softmax->largest[lane] = HIDDEN;
+      softmax->sum[lane] = 0;
+    }
+  float largest[NATS_TILE];
+  memcpy(largest, softmax->largest, sizeof largest);
+  raise_bound(keys, lanes, scores, largest);
+  bool rescale = false;
+  for (int lane = 0; lane < lanes; lane++)
+    rescale |= largest[lane] > softmax->largest[lane] + HEADROOM;
+  if (rescale) {
+    for (int lane = 0; lane < lanes; lane += NN_LANES) {
+      nn_v16 bound = nn_v16_load(largest + lane);
+      nn_v16 factor = nats_exp2(nn_v16_load(softmax->largest + lane) - bound);
+      nn_v16_store(softmax->rescale + lane, factor);
+      nn_v16_store(softmax->sum + lane, nn_v16_load(softmax->sum + lane) * factor);
+      nn_v16_store(softmax->largest + lane, bound);
+    }
+  }
+  for (int lane = 0; lane < lanes; lane += NN_LANES) {
+    nn_v16 bound = nn_v16_load(softmax->largest + lane);
+    nn_v16 sum = nn_v16_load(softmax->sum + lane);
+    for (int key = 0; key < keys; key++) {
+      float *at = scores + key * NATS_TILE + lane;
+      nn_v16 weight = nats_exp2(nn_v16_load(at) - bound);
+      nn_v16_store(at, weight);
+      sum += weight;
+    }
+    nn_v16_store(softmax->sum + lane, sum);
+  }
+  return rescale && !start;
+}
+
+NN_CLONES void nats_tile_scale_rows(int rows, int width, const float *factor, float *values) {
+  for (int r = 0; r < rows; r++)
+    for (int c = 0; c < width; c += NN_LANES)
+      nn_v16_store(values + r * width + c, nn_v16_load(values + r * width + c) * factor[r]);
+}
+
+NN_CLONES void nats_tile_dot_rows(int rows, int columns, const float *a, ptrdiff_t a_row, const float *b,
+                                  ptrdiff_t b_row, float *result) {
+  for (int r = 0; r < rows; r++) {
+    nn_v16 sum = {0};
+    int c = 0;
+    for (; c + NN_LANES <= columns; c += NN_LANES)
+      sum += nn_v16_load(a + r * a_row + c) * nn_v16_load(b + r * b_row + c);
+    if (c < columns)
+      sum +=
+          nn_v16_load_n(a + r * a_row + c, columns - c, 0) * nn_v16_load_n(b + r * b_row + c, columns - c, 0);
+    result[r] = nn_v16_sum(sum);
+  }
+}

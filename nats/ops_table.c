@@ -1,0 +1,10 @@
+#include "nats/ops_table.h"
+
+const nats_ops_table *nats_ops_of(const nn_device *device) {
+  switch (nn_device_get_kind(device)) {
+  case NN_DEVICE_CPU:
+    return &nats_cpu_ops;
+  default:
+    return NULL;
+  }
+}

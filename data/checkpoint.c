@@ -43,6 +43,15 @@ struct data_checkpointer {
   int64_t last_step;
 };
 
+void data_tensors_of(const nn_param_table *table, const char *prefix, float *arena, data_tensor *out) {
+  for (int32_t i = 0; i < table->count; i++) {
+    const nn_param *param = &table->items[i];
+    out[i] =
+        (data_tensor){.rows = param->shape[0], .columns = param->shape[1], .data = arena + param->offset};
+    snprintf(out[i].name, sizeof out[i].name, "%s/%s", prefix, param->name);
+  }
+}
+
 // ---- creation
 
 // The part that rank `rank` writes: the writers are spread evenly over the ranks, and so over the machines.

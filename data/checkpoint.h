@@ -23,6 +23,10 @@ typedef struct {
   float *data; // device memory, [rows, columns]
 } data_tensor;
 
+// The rows of a parameter table in one of its arenas (nn_params.master, moment1, ...), named "PREFIX/NAME".
+// out: [table->count].
+void data_tensors_of(const nn_param_table *table, const char *prefix, float *arena, data_tensor *out);
+
 // What a checkpoint says besides tensors.
 typedef struct {
   int64_t step;            // updates made
@@ -81,6 +85,9 @@ nn_status data_checkpoint_find_best(dist_group *world, const char *folder, bool 
                                     data_checkpoint_loaded *out);
 // Verifies one checkpoint, `path` being its own folder. Errors: NN_ERR_INPUT, NN_ERR_IO with the file's name.
 nn_status data_checkpoint_open(dist_group *world, const char *path, data_checkpoint_loaded *out);
+// Shape of a tensor; NN_ERR_INPUT where there is none of that name.
+nn_status data_checkpoint_shape(const data_checkpoint_loaded *loaded, const char *name, int64_t *rows,
+                                int64_t *columns);
 // Reads tensors by name from the checkpoint found. Missing names and other shapes are errors. Not collective:
 // each rank reads what it needs, and any number of ranks may have written.
 nn_status data_checkpoint_read(const data_checkpoint_loaded *loaded, nn_device *device,

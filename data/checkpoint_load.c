@@ -198,14 +198,23 @@ nn_status data_checkpoint_find_best(dist_group *world, const char *folder, bool 
 
 // ---- tensors
 
+nn_status data_checkpoint_shape(const data_checkpoint_loaded *loaded, const char *name, int64_t *rows,
+                                int64_t *columns) {
+  const data_checkpoint_tensor *tensor = data_checkpoint_manifest_find(loaded->manifest, name);
+  if (tensor == NULL)
+    return NN_FAIL(NN_ERR_INPUT, "%s: holds no tensor %s", loaded->path, name);
+  *rows = tensor->rows;
+  *columns = tensor->columns;
+  return NN_OK;
+}
+
 static nn_status check_tensor(const data_checkpoint_loaded *loaded, const data_tensor *tensor) {
-  const data_checkpoint_tensor *stored = data_checkpoint_manifest_find(loaded->manifest, tensor->name);
-  if (stored == NULL)
-    return NN_FAIL(NN_ERR_INPUT, "%s: holds no tensor %s", loaded->path, tensor->name);
-  if (stored->rows != tensor->rows || stored->columns != tensor->columns)
+  int64_t rows = 0, columns = 0;
+  NN_TRY(data_checkpoint_shape(loaded, tensor->name, &rows, &columns));
+  if (rows != tensor->rows || columns != tensor->columns)
     return NN_FAIL(NN_ERR_INPUT,
                    "%s: tensor %s: expected [%" PRId64 ", %" PRId64 "], found [%" PRId64 ", %" PRId64 "]",
-                   loaded->path, tensor->name, tensor->rows, tensor->columns, stored->rows, stored->columns);
+                   loaded->path, tensor->name, tensor->rows, tensor->columns, rows, columns);
   return NN_OK;
 }
 

@@ -33,13 +33,14 @@ const void *data_set_tokenizer_blob(const data_set *set, size_t *bytes);
 typedef enum {
   DATA_SAMPLE_STREAM,   // windows of T + 1 tokens, T apart, across documents; the last incomplete one is left
                         // out
-  DATA_SAMPLE_DOCUMENT, // one document a sample, cut or padded to T; labels where the set has them
+  DATA_SAMPLE_DOCUMENT, // one document a sample, cut or padded to T
 } data_sample_kind;
 
 typedef struct data_loader data_loader;
 
-// Samples of T inputs and their T next tokens (or labels), in the order of epochs: sample g of the run is
-// sample permute(seed, epoch = g / count, g % count) of the set; with shuffle false, g % count.
+// Samples of T inputs and their T next tokens, or their labels where the set has them; in the order of
+// epochs: sample g of the run is sample permute(seed, epoch = g / count, g % count) of the set; with shuffle
+// false, g % count.
 nn_status data_loader_create(data_set *set, data_sample_kind kind, int32_t length, uint64_t seed,
                              bool shuffle, data_loader **out);
 void data_loader_free(data_loader *loader);
@@ -47,8 +48,13 @@ int64_t data_loader_samples(const data_loader *loader); // of one epoch; 0 is an
 
 // Fills `batch` samples starting with global sample `first`: a pure function of (seed, first). Any pointer
 // but tokens and targets may be NULL. Pads with end-of-text (or token 0), target -1.
-//   tokens, targets: [batch, T]; lengths: [batch]; sample: [batch] = first + b; bytes: [batch] source bytes
-//   that the scored targets stand for, to turn nats into bits per byte.
+//   tokens, targets: [batch, T]
+//   lengths: [batch] inputs before the padding
+//   sample: [batch] = first + b
+//   bytes: [batch] UTF-8 bytes of source text that the scored targets stand for: the sum of the lengths of
+//   their pieces (end-of-text has none; 0 for synthetic data), exact because every tokenizer is lossless.
+//   Turns nats into bits per byte.
+// Errors: NN_ERR_INPUT or NN_ERR_IO with the shard's name; nothing that was read is to be used then.
 nn_status data_loader_read(data_loader *loader, int64_t first, int32_t batch, int32_t *tokens,
                            int32_t *targets, int32_t *lengths, int64_t *sample, int64_t *bytes);
 

@@ -38,6 +38,10 @@ const void *data_tokenizer_blob(const data_tokenizer *tokenizer, size_t *bytes);
 nn_status data_tokenizer_encode(data_tokenizer *tokenizer, const char *text, size_t bytes,
                                 data_tokens *tokens);
 
+// Where a text that is too long to be encoded at once may be cut: the length of the longest prefix that gives
+// the same tokens apart from what follows it, whatever that is. 0: there is no such place.
+size_t data_tokenizer_cut(const data_tokenizer *tokenizer, const char *text, size_t bytes);
+
 // Bytes of one token (streaming generation concatenates them): *bytes is set, the pointer stays valid as long
 // as the tokenizer. End-of-text has none.
 const char *data_tokenizer_piece(const data_tokenizer *tokenizer, int32_t token, size_t *bytes);

@@ -5,10 +5,12 @@
 
 enum { VECTORS = NATS_TILE / NN_LANES };
 
-// Lanes of vector v whose row is in [first, last], both counted from the block's first row.
+// Lanes of vector v whose row is in [first, last], both counted from the block's first row. In one unsigned
+// comparison: GCC 12 takes the conjunction of two apart, lane by lane.
 NN_INLINE nn_i16 within(int v, int32_t first, int32_t last) {
   const nn_i16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return (lane >= first - v * NN_LANES) & (lane <= last - v * NN_LANES);
+  const uint32_t count = last < first ? 0 : (uint32_t)(last - first) + 1;
+  return (nn_i16)((nn_u16)(lane - (first - v * NN_LANES)) < count);
 }
 
 NN_INLINE nn_v16 where(nn_i16 mask, nn_v16 value) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h> // FILE
 
+#include "dist/group.h"
 #include "nats/model.h"
 #include "nn/schedule.h"
 #include "nn/status.h"
@@ -94,6 +95,11 @@ void launch_config_defaults(launch_config *config);
 nn_status launch_config_read(launch_config *config, const char *path);
 nn_status launch_config_parse(launch_config *config, const char *yaml, const char *name);
 nn_status launch_config_override(launch_config *config, const char *assignment);
+
+// The configuration of a command, on all ranks: rank 0 reads `path` (NULL: defaults alone) and applies
+// `count` overrides. Collective.
+nn_status launch_config_load(dist_group *world, const char *path, char *const *overrides, int count,
+                             launch_config *config);
 
 // What cannot be, across keys (width not divisible by heads, batch smaller than the ranks, ...).
 nn_status launch_config_check(const launch_config *config, int32_t ranks);

@@ -208,3 +208,19 @@ nn_status launch_config_override(launch_config *config, const char *assignment) 
     return unknown_key("command line", path);
   return launch_key_set(key, config, equals + 1, "command line");
 }
+
+static nn_status load(const char *path, char *const *overrides, int count, launch_config *config) {
+  launch_config_defaults(config);
+  if (path != NULL)
+    NN_TRY(launch_config_read(config, path));
+  for (int i = 0; i < count; i++)
+    NN_TRY(launch_config_override(config, overrides[i]));
+  return NN_OK;
+}
+
+nn_status launch_config_load(dist_group *world, const char *path, char *const *overrides, int count,
+                             launch_config *config) {
+  nn_status status = dist_rank(world) == 0 ? load(path, overrides, count, config) : NN_OK;
+  NN_TRY(dist_agree(world, status));
+  return dist_broadcast(world, config, (int64_t)sizeof *config, 0);
+}

@@ -28,8 +28,9 @@ const launch_key *launch_key_find(const char *path); // NULL where there is none
 const char *
 launch_key_near(const char *path); // the path that was probably meant; NULL where none comes close
 
-// Converts the whole of `text` and stores it. Errors: NN_ERR_USAGE, "WHERE: PATH: expected ..., found '...'".
-nn_status launch_key_set(const launch_key *key, launch_config *config, const char *text, const char *where);
+// Converts the whole of `text` and stores it in the struct that key->offset belongs to: a launch_config for
+// the keys above. Errors: NN_ERR_USAGE, "WHERE: PATH: expected ..., found '...'".
+nn_status launch_key_set(const launch_key *key, void *record, const char *text, const char *where);
 
 // The value as text that launch_key_set turns back into the same value. At most LAUNCH_VALUE bytes.
 enum { LAUNCH_VALUE = 1100 };

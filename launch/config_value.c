@@ -6,6 +6,7 @@
 #include <stdlib.h> // strtod, strtoll
 #include <string.h>
 
+#include "data/utf8.h"
 #include "launch/config_table.h"
 
 static bool is_digit(char c) {
@@ -55,33 +56,13 @@ static bool in_words(const char *words, const char *text) {
   return false;
 }
 
-// Bytes of the UTF-8 character that starts at `c`: 0 where there is none (overlong forms and surrogates
-// included) or where it is a control character.
-static int plain_character(const unsigned char *c) {
-  if (c[0] < 0x80)
-    return c[0] >= 0x20 && c[0] != 0x7F;
-  int bytes = (c[0] & 0xE0) == 0xC0 ? 2 : (c[0] & 0xF0) == 0xE0 ? 3 : (c[0] & 0xF8) == 0xF0 ? 4 : 0;
-  static const uint32_t first[] = {0, 0, 0x80, 0x800, 0x10000};
-  uint32_t point = bytes > 0 ? c[0] & (0x7Fu >> bytes) : 0;
-  for (int i = 1; i < bytes; i++) {
-    if ((c[i] & 0xC0) != 0x80)
-      return 0;
-    point = point << 6 | (c[i] & 0x3Fu);
-  }
-  bool valid = point >= first[bytes] && point <= 0x10FFFF && (point < 0xD800 || point > 0xDFFF);
-  return valid ? bytes : 0;
-}
-
-// What can be written into a YAML file and read back.
+// What can be written into a YAML file and read back: UTF-8 without control characters.
 static bool is_plain_text(const char *text) {
-  const unsigned char *c = (const unsigned char *)text;
-  while (*c != '\0') {
-    int bytes = plain_character(c);
-    if (bytes == 0)
+  size_t length = strlen(text);
+  for (size_t i = 0; i < length; i++)
+    if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F)
       return false;
-    c += bytes;
-  }
-  return true;
+  return data_utf8_whole(text, length) == length;
 }
 
 const char *launch_shown(const char *text, char shown[LAUNCH_SHOWN]) {
@@ -154,8 +135,8 @@ static bool set_flag(void *field, const char *text) {
   return true;
 }
 
-nn_status launch_key_set(const launch_key *key, launch_config *config, const char *text, const char *where) {
-  void *field = (char *)config + key->offset;
+nn_status launch_key_set(const launch_key *key, void *record, const char *text, const char *where) {
+  void *field = (char *)record + key->offset;
   bool valid = false;
   switch (key->type) {
   case LAUNCH_TEXT:

@@ -3,6 +3,7 @@
 #include <stdlib.h> // exit
 #include <string.h> // strcmp
 
+#include "launch/blas_core.h"
 #include "launch/command.h"
 #include "nn/log.h"
 
@@ -49,8 +50,11 @@ int main(int argc, char **argv) {
     return 0;
   }
 
+  launch_blas_choose_core(argv); // may start this program anew
   dist_group *world = NULL;
   nn_status status = dist_init(&argc, &argv, &world);
+  if (status == NN_OK)
+    status = launch_blas_threads(world, 0, NULL); // until a configuration says how many
   if (status != NN_OK) {
     nn_error_report();
     return nn_exit_code(status);
@@ -59,6 +63,8 @@ int main(int argc, char **argv) {
     status = NN_FAIL(NN_ERR_USAGE, "unknown command '%s'; `natsformer --help` lists them", argv[1]);
   else
     status = command->run(world, argc - 1, argv + 1);
+  if (status == NN_ERR_COMM) // the others may not know, and would wait for this rank
+    launch_fail_alone(world, status);
   if (status != NN_OK && status != NN_STOPPED && dist_rank(world) == 0)
     nn_error_report();
   dist_finalize(world);

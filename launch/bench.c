@@ -1,0 +1,33 @@
+// natsformer bench
+#include "launch/bench.h"
+
+#include <string.h>
+
+#include "launch/command.h"
+
+static const launch_bench_row *const benches[] = {&launch_bench_train};
+
+static nn_status run(dist_group *world, int argc, char **argv) {
+  for (size_t i = 0; i < sizeof benches / sizeof *benches && argc >= 2; i++)
+    if (strcmp(argv[1], benches[i]->name) == 0)
+      return benches[i]->run(world, argc - 1, argv + 1);
+  return NN_FAIL(NN_ERR_USAGE, "bench: expected a measurement (train), found '%s'", argc < 2 ? "" : argv[1]);
+}
+
+const launch_command launch_bench = {
+    .name = "bench",
+    .run = run,
+    .summary = "measure this machine",
+    .usage =
+        "usage: natsformer bench train [CONFIG.yaml] [key.path=value ...] [--types T] [--steps N] [--json]\n"
+        "\n"
+        "  train   time of a training step on random tokens, with a table of\n"
+        "            dense     dense attention\n"
+        "            random    learned types, spread evenly over global, local and window\n"
+        "            sparse    learned types, few of them global (KV fraction below 0.2)\n"
+        "            learned   learned types as they start with nats.scorer_bias\n"
+        "          --types T   only one of these; default dense, random and sparse\n"
+        "          --steps N   timed steps of each, after 2 that are not; default 10\n"
+        "          --json      print one JSON object on standard output\n"
+        "          Without CONFIG: width 256, 6 layers, 4 heads, 512 tokens, batch 4, vocabulary 4096.\n",
+};

@@ -1,0 +1,237 @@
+// natsformer bench train: the time of a training step, on random tokens. It runs the steps of `train` without
+// data set and run folder.
+#include <jansson.h> // --json
+#include <stdio.h>
+#include <stdlib.h> // qsort, strtol
+#include <string.h>
+
+#include "launch/bench.h"
+#include "launch/blas_core.h"
+#include "launch/learner.h"
+#include "launch/progress.h" // launch_seconds
+#include "nn/log.h"
+#include "nn/random.h"
+
+enum { WARM_UP = 2, MOST_STEPS = 10000 };
+
+// How tokens are typed: by attention and by the scorer's bias for global, under which the noise decides.
+typedef struct {
+  const char *name;
+  const char *attention;
+  bool sets_bias;
+  double bias;
+  bool standard; // measured unless --types names another one
+} variant;
+
+static const variant variants[] = {
+    {"dense", "dense", false, 0, true},
+    {"random", "nats", true, 0, true},
+    {"sparse", "nats", true, -4, true},
+    {"learned", "nats", false, 0, false},
+};
+enum { VARIANTS = sizeof variants / sizeof *variants };
+
+typedef struct {
+  const char *path, *types;
+  char **overrides;
+  int override_count, steps;
+  bool json;
+} options;
+
+typedef struct {
+  double milliseconds; // median of a step
+  double tokens_per_s;
+  double kv_fraction; // of the last step
+} measurement;
+
+// ---- one variant ----
+
+static void random_batch(const launch_learner *l, int64_t step, int32_t *tokens, int32_t *targets,
+                         int64_t *sample) {
+  int64_t count = l->count * l->config->train.length;
+  nn_random_key key =
+      nn_random_key_make((uint64_t)l->config->seed, NN_RANDOM_TEST, (uint64_t)step, (uint64_t)l->first);
+  uint32_t vocab = (uint32_t)l->model_config.vocab;
+  for (int64_t i = 0; i < count; i++) {
+    uint32_t bits[4];
+    nn_random_u32x4(key, 0, (uint64_t)i, bits);
+    tokens[i] = (int32_t)(bits[0] % vocab);
+    targets[i] = (int32_t)(bits[1] % vocab);
+  }
+  for (int64_t i = 0; i < l->count; i++)
+    sample[i] = step * l->config->train.batch + l->first + i;
+}
+
+static int by_size(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static nn_status time_steps(launch_learner *l, const nats_batch *share, int32_t *tokens, int32_t *targets,
+                            int64_t *sample, double *seconds, int steps, double *kv_fraction) {
+  int64_t batch = l->config->train.batch, length = l->config->train.length;
+  launch_batch_counts counts = {.scored = batch * length, .pairs = batch * (length * (length + 1) / 2)};
+  for (int64_t step = 0; step < steps + WARM_UP; step++) {
+    launch_step_result result;
+    random_batch(l, step, tokens, targets, sample);
+    NN_TRY(dist_barrier(l->world));
+    double started = launch_seconds();
+    NN_TRY(launch_learner_begin(l, step, &counts));
+    NN_TRY(launch_learner_passes(l, step, share));
+    NN_TRY(launch_learner_agree(l, &result));
+    NN_TRY(launch_learner_update(l, step, &result));
+    NN_TRY(nn_device_sync(l->device));
+    if (step >= WARM_UP)
+      seconds[step - WARM_UP] = launch_seconds() - started;
+    *kv_fraction = launch_kv_fraction(&result.sums);
+  }
+  return NN_OK;
+}
+
+static nn_status measure(launch_learner *l, int steps, measurement *out) {
+  nn_status status = NN_OK;
+  int32_t length = l->config->train.length;
+  size_t count = (size_t)l->count * (size_t)length;
+  int32_t *tokens = calloc(count, sizeof *tokens), *targets = calloc(count, sizeof *targets);
+  int64_t *sample = calloc((size_t)l->count, sizeof *sample);
+  double *seconds = calloc((size_t)steps, sizeof *seconds);
+  if (tokens == NULL || targets == NULL || sample == NULL || seconds == NULL)
+    NN_GOTO(status, done, NN_FAIL(NN_ERR_MEMORY, "out of memory for %d steps", steps));
+  nats_batch share = {
+      .batch = (int32_t)l->count, .length = length, .tokens = tokens, .targets = targets, .sample = sample};
+  NN_GOTO(status, done, time_steps(l, &share, tokens, targets, sample, seconds, steps, &out->kv_fraction));
+  qsort(seconds, (size_t)steps, sizeof *seconds, by_size);
+  double median = 0.5 * (seconds[steps / 2] + seconds[(steps - 1) / 2]);
+  out->milliseconds = 1000 * median;
+  out->tokens_per_s = (double)l->config->train.batch * length / median;
+done:
+  free(seconds);
+  free(sample);
+  free(targets);
+  free(tokens);
+  return status;
+}
+
+static nn_status run_variant(dist_group *world, nn_device *device, const launch_config *base,
+                             const variant *v, int steps, measurement *out) {
+  launch_config config = *base;
+  nats_model_config model;
+  launch_learner learner = {0};
+  snprintf(config.model.attention, sizeof config.model.attention, "%s", v->attention);
+  if (v->sets_bias)
+    config.nats.scorer_bias = v->bias;
+  config.nats.type_warmup = config.nats.lambda_ramp = 0;
+  config.nats.scorer_lr = 0; // gradients are computed, types stay as they are
+  NN_TRY(launch_config_check(&config, dist_size(world)));
+  NN_TRY(launch_config_model(&config, config.model.vocab, &model));
+  nn_status status = launch_learner_open(world, device, &config, &model, &learner);
+  if (status == NN_OK)
+    status = dist_agree(world, measure(&learner, steps, out));
+  launch_learner_close(&learner);
+  return status;
+}
+
+// ---- the command ----
+
+static nn_status read_options(int argc, char **argv, options *o) {
+  *o = (options){.overrides = argv, .steps = 10};
+  for (int i = 1; i < argc; i++) {
+    bool valued = strcmp(argv[i], "--types") == 0 || strcmp(argv[i], "--steps") == 0;
+    if (valued && i + 1 == argc)
+      return NN_FAIL(NN_ERR_USAGE, "bench train: %s needs a value", argv[i]);
+    if (strcmp(argv[i], "--json") == 0) {
+      o->json = true;
+    } else if (strcmp(argv[i], "--types") == 0) {
+      o->types = argv[++i];
+    } else if (strcmp(argv[i], "--steps") == 0) {
+      char *end = NULL;
+      long steps = strtol(argv[++i], &end, 10);
+      if (*end != '\0' || steps < 1 || steps > MOST_STEPS)
+        return NN_FAIL(NN_ERR_USAGE, "bench train: --steps: expected 1 to %d, found '%s'", MOST_STEPS,
+                       argv[i]);
+      o->steps = (int)steps;
+    } else if (argv[i][0] == '-') {
+      return NN_FAIL(NN_ERR_USAGE, "bench train: unknown option '%s'", argv[i]);
+    } else if (strchr(argv[i], '=') != NULL) {
+      o->overrides[o->override_count++] = argv[i];
+    } else if (o->path == NULL) {
+      o->path = argv[i];
+    } else {
+      return NN_FAIL(NN_ERR_USAGE, "bench train: expected key.path=value, found '%s'", argv[i]);
+    }
+  }
+  return NN_OK;
+}
+
+static nn_status load_config(dist_group *world, const options *o, launch_config *config) {
+  // What PyTorch is measured with, too: benchmarks/peers/torch_train_step.py.
+  static const char *const shape[] = {"model.width=256",    "model.layers=6",   "model.heads=4",
+                                      "model.vocab=4096",   "train.length=512", "train.batch=4",
+                                      "train.micro_batch=4"};
+  enum { SHAPE = sizeof shape / sizeof *shape };
+  if (o->path != NULL) {
+    NN_TRY(launch_config_load(world, o->path, o->overrides, o->override_count, config));
+  } else {
+    int count = SHAPE + o->override_count;
+    char **all = calloc((size_t)count, sizeof *all);
+    if (all == NULL)
+      return NN_FAIL(NN_ERR_MEMORY, "out of memory for %d settings", count);
+    memcpy(all, shape, sizeof shape);
+    memcpy(all + SHAPE, o->overrides, (size_t)o->override_count * sizeof *all);
+    nn_status status = launch_config_load(world, NULL, all, count, config);
+    free(all);
+    NN_TRY(status);
+  }
+  if (config->model.vocab == 0)
+    return NN_FAIL(NN_ERR_USAGE, "bench train: model.vocab: expected a number, there is no data set to ask");
+  return NN_OK;
+}
+
+static void report(const variant *v, const measurement *m, const launch_config *config, int32_t ranks,
+                   bool json, json_t *rows) {
+  if (json)
+    json_object_set_new(rows, v->name,
+                        json_pack("{s:f, s:f, s:f}", "step_ms", m->milliseconds, "tokens_per_s",
+                                  m->tokens_per_s, "kv_fraction", m->kv_fraction));
+  nn_info("%-8s %9.1f ms/step %9.0f tokens/s  KV fraction %.3f  (width %d, %d layers, %d tokens, batch %d, "
+          "%d rank%s)",
+          v->name, m->milliseconds, m->tokens_per_s, m->kv_fraction, config->model.width,
+          config->model.layers, config->train.length, config->train.batch, ranks, ranks > 1 ? "s" : "");
+}
+
+static nn_status run(dist_group *world, int argc, char **argv) {
+  options o;
+  launch_config config;
+  nn_device *device = NULL;
+  nn_status status = NN_OK;
+  NN_TRY(read_options(argc, argv, &o));
+  bool known = o.types == NULL;
+  for (int i = 0; i < VARIANTS; i++)
+    known = known || strcmp(o.types, variants[i].name) == 0;
+  if (!known)
+    return NN_FAIL(NN_ERR_USAGE,
+                   "bench train: --types: expected dense, random, sparse or learned, found '%s'", o.types);
+  NN_TRY(load_config(world, &o, &config));
+  NN_TRY(launch_blas_threads(world, config.threads, NULL));
+  NN_TRY(dist_agree(world, nn_device_open(config.device, dist_local_rank(world), &device)));
+  nn_info("%d rank%s of %s", dist_size(world), dist_size(world) > 1 ? "s" : "", nn_device_describe(device));
+  json_t *rows = json_object();
+  for (int i = 0; i < VARIANTS && status == NN_OK; i++) {
+    measurement m = {0};
+    if (o.types != NULL ? strcmp(o.types, variants[i].name) != 0 : !variants[i].standard)
+      continue;
+    status = run_variant(world, device, &config, &variants[i], o.steps, &m);
+    if (status == NN_OK)
+      report(&variants[i], &m, &config, dist_size(world), o.json, rows);
+  }
+  if (status == NN_OK && o.json && dist_rank(world) == 0) {
+    json_dumpf(rows, stdout, JSON_REAL_PRECISION(9));
+    fputc('\n', stdout);
+  }
+  json_decref(rows);
+  nn_device_close(device);
+  return status;
+}
+
+const launch_bench_row launch_bench_train = {
+    .name = "train", .run = run, .summary = "time of a training step"};

@@ -1,0 +1,99 @@
+#include "launch/blas_core.h"
+
+#include <dlfcn.h> // dlsym: OpenBLAS's own functions are absent from other BLAS libraries
+#include <omp.h>   // omp_set_num_threads
+#include <sched.h> // sched_getaffinity
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h> // strcasecmp
+#include <unistd.h>  // execv, gethostname
+
+#include "nn/random.h" // nn_random_hash
+
+// dlsym gives an object pointer; POSIX says that it may be copied into a function pointer.
+static bool find_function(const char *name, void *function) {
+  void *symbol = dlsym(RTLD_DEFAULT, name);
+  memcpy(function, &symbol, sizeof symbol);
+  return symbol != NULL;
+}
+
+static bool one_of(const char *name, const char *const *names) {
+  for (; *names != NULL; names++)
+    if (strcasecmp(name, *names) == 0)
+      return true;
+  return false;
+}
+
+// The family that this CPU can run, NULL where the chosen one is as good.
+static const char *better_core(const char *chosen) {
+#if defined(__x86_64__)
+  static const char *const avx512[] = {"SkylakeX", "Cooperlake", "SapphireRapids", NULL};
+  static const char *const avx2[] = {"Haswell",        "Zen", "Excavator", "SkylakeX", "Cooperlake",
+                                     "SapphireRapids", NULL};
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return one_of(chosen, avx512) ? NULL : "SKYLAKEX";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return one_of(chosen, avx2) ? NULL : "HASWELL";
+#endif
+  (void)chosen;
+  return NULL;
+}
+
+void launch_blas_choose_core(char **argv) {
+  char *(*corename)(void) = NULL;
+  if (getenv("OPENBLAS_CORETYPE") != NULL || !find_function("openblas_get_corename", &corename))
+    return;
+  const char *better = better_core(corename());
+  if (better == NULL || setenv("OPENBLAS_CORETYPE", better, 1) != 0)
+    return;
+  execv("/proc/self/exe", argv);
+  unsetenv("OPENBLAS_CORETYPE"); // no /proc: go on with the kernels that there are
+}
+
+// ---- threads ----
+
+typedef struct {
+  uint64_t host;
+  cpu_set_t cores;
+} allowance;
+
+static nn_status fair_share(dist_group *world, int32_t *threads) {
+  char name[256] = "";
+  allowance mine;
+  memset(&mine, 0, sizeof mine);
+  gethostname(name, sizeof name - 1);
+  mine.host = nn_random_hash(name, strlen(name));
+  if (sched_getaffinity(0, sizeof mine.cores, &mine.cores) != 0)
+    CPU_SET(0, &mine.cores);
+  allowance *all = calloc((size_t)dist_size(world), sizeof *all);
+  if (all == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for the cores of %d ranks", dist_size(world));
+  nn_status status = dist_allgather(world, &mine, (int64_t)sizeof mine, all);
+  int32_t sharing = 0;
+  for (int32_t rank = 0; rank < dist_size(world); rank++) {
+    cpu_set_t common;
+    CPU_AND(&common, &mine.cores, &all[rank].cores);
+    sharing += all[rank].host == mine.host && CPU_COUNT(&common) > 0;
+  }
+  free(all);
+  int32_t cores = CPU_COUNT(&mine.cores);
+  *threads = sharing > 0 && cores / sharing > 0 ? cores / sharing : 1;
+  return status;
+}
+
+nn_status launch_blas_threads(dist_group *world, int32_t wanted, int32_t *threads) {
+  int32_t count = wanted;
+  if (wanted == 0 && getenv("OMP_NUM_THREADS") != NULL)
+    count = omp_get_max_threads();
+  else if (wanted == 0)
+    NN_TRY(fair_share(world, &count));
+  void (*set_blas)(int) = NULL;
+  omp_set_num_threads(count);
+  if (find_function("openblas_set_num_threads", &set_blas))
+    set_blas(count);
+  if (threads != NULL)
+    *threads = count;
+  return NN_OK;
+}

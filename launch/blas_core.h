@@ -1,0 +1,16 @@
+// Getting the speed of the machine out of a BLAS that one did not build oneself.
+#pragma once
+
+#include <stdint.h>
+
+#include "dist/group.h"
+
+// Debian's OpenBLAS takes some CPUs with AVX-512 for older ones (63 instead of 280 GFLOP/s were measured).
+// Where OPENBLAS_CORETYPE is not set and OpenBLAS chose kernels below what the CPU can do, sets it and starts
+// this program anew, once. Called before anything else; with another BLAS it does nothing.
+void launch_blas_choose_core(char **argv);
+
+// Threads of OpenMP and OpenBLAS in this rank: `wanted`, or where that is 0 what OMP_NUM_THREADS says, or the
+// cores that this rank may use, shared equally with the ranks of this machine that may use the same ones.
+// Collective; *threads (may be NULL) is what was set.
+nn_status launch_blas_threads(dist_group *world, int32_t wanted, int32_t *threads);

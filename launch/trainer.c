@@ -1,0 +1,224 @@
+#include "launch/trainer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/files.h"
+#include "dist/stop.h"
+#include "launch/blas_core.h"
+#include "nn/log.h"
+
+// ---- data ----
+
+static data_sample_kind sample_kind(const launch_config *config) {
+  return strcmp(config->data.sample, "document") == 0 ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM;
+}
+
+// A split that is missing or too short for one sample costs the evaluation, not the run.
+static nn_status open_validation(launch_trainer *t) {
+  const launch_config *config = &t->config;
+  if (!data_set_has_split(config->data.path, "val")) {
+    nn_info("%s has no validation split: val_loss will not be reported", config->data.path);
+    return NN_OK;
+  }
+  NN_TRY(data_set_open(config->data.path, "val", &t->val_data));
+  nn_status status =
+      data_loader_create(t->val_data, sample_kind(config), config->train.length, 0, false, &t->val_loader);
+  if (status == NN_ERR_INPUT) {
+    nn_info("the validation split is not used: %s", nn_error_text());
+    nn_error_clear();
+    return NN_OK;
+  }
+  NN_TRY(status);
+  int64_t all = data_loader_samples(t->val_loader), wanted = config->eval.samples;
+  t->val_samples = wanted > 0 && wanted < all ? wanted : all;
+  return NN_OK;
+}
+
+static nn_status open_data(launch_trainer *t) {
+  const launch_config *config = &t->config;
+  NN_TRY(data_set_open(config->data.path, "train", &t->data));
+  NN_TRY(data_loader_create(t->data, sample_kind(config), config->train.length, (uint64_t)config->seed, true,
+                            &t->loader));
+  return open_validation(t);
+}
+
+// What a run must not change: the fixed keys, and what it learns from.
+static nn_status make_model_key(launch_trainer *t) {
+  char *fixed = launch_config_fixed_text(&t->config);
+  int length = fixed == NULL ? -1
+                             : asprintf(&t->model_key,
+                                        "%sdata.tokens: %" PRId64 "\ndata.tokenizer: %s %016" PRIx64 "\n",
+                                        fixed, data_set_tokens(t->data), data_set_tokenizer_kind(t->data),
+                                        data_set_tokenizer_hash(t->data));
+  free(fixed);
+  if (length >= 0)
+    return NN_OK;
+  t->model_key = NULL;
+  return NN_FAIL(NN_ERR_MEMORY, "out of memory for the configuration");
+}
+
+static nn_status make_batch(launch_trainer *t) {
+  size_t share = (size_t)t->learner.count, tokens = share * (size_t)t->config.train.length;
+  t->tokens = calloc(tokens, sizeof *t->tokens);
+  t->targets = calloc(tokens, sizeof *t->targets);
+  t->lengths = calloc(share, sizeof *t->lengths);
+  t->sample = calloc(share, sizeof *t->sample);
+  if (t->tokens == NULL || t->targets == NULL || t->lengths == NULL || t->sample == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for a batch of %zu sequences", share);
+  return NN_OK;
+}
+
+// ---- memory ----
+
+// What Open MPI takes beside a copy of every bucket under way, as measured with 2 and 3 ranks of one machine.
+enum { TRANSPORT = 16 << 20 };
+
+// Printed before any of it is taken: whoever runs out of memory wants to have seen it.
+static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) {
+  const launch_config *config = &t->config;
+  launch_memory_table *table = &t->memory;
+  nn_param_table params = {0};
+  nats_model_memory passes;
+  int32_t micro_batch = launch_learner_micro_batch(config, t->world), ranks = dist_size(t->world);
+  NN_TRY(nats_model_measure(model, t->device, micro_batch, config->train.length, true, &passes));
+  NN_TRY(nats_model_params(model, &params));
+  int64_t arena = params.total * (int64_t)sizeof(float);
+  size_t act = nn_device_act_size(t->device);
+  int64_t copy = act == sizeof(float) ? 0 : params.total * (int64_t)act;
+  int64_t share = (config->train.batch + ranks - 1) / ranks;
+  int64_t writers = config->checkpoint.writers < ranks ? config->checkpoint.writers : ranks;
+  int64_t bucket = (int64_t)(config->dist.bucket_mib * (1 << 20));
+  nn_param_table_free(&params);
+
+  launch_memory_add(table, "parameters", arena + copy);
+  launch_memory_add(table, "gradients", arena);
+  launch_memory_add(table, "moments", 2 * arena);
+  launch_memory_add(table, "activations", passes.activations);
+  launch_memory_add(table, "workspace", passes.workspace);
+  launch_memory_add(table, "data", share * config->train.length * 2 * (int64_t)sizeof(int32_t));
+  if (ranks > 1)
+    launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 2 * bucket ? arena : 2 * bucket));
+  launch_memory_add(table, "checkpoint snapshot", 3 * arena / writers);
+  launch_memory_add(table, "program and libraries", launch_memory_resident());
+  launch_memory_print(table);
+  return NN_OK;
+}
+
+// ---- the run folder ----
+
+static nn_status list_tensors(launch_trainer *t) {
+  const nn_param_table *table = &t->learner.table;
+  const struct {
+    const char *prefix;
+    float *arena;
+  } kinds[] = {{"param", t->learner.params.master},
+               {"moment1", t->learner.params.moment1},
+               {"moment2", t->learner.params.moment2}};
+  t->tensors = calloc(3 * (size_t)table->count, sizeof *t->tensors);
+  if (t->tensors == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for a list of tensors");
+  data_tensor *tensor = t->tensors;
+  for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++)
+    for (const nn_param *param = table->items; param < table->items + table->count; param++, tensor++) {
+      snprintf(tensor->name, sizeof tensor->name, "%s/%s", kinds[kind].prefix, param->name);
+      tensor->rows = param->shape[0];
+      tensor->columns = param->shape[1];
+      tensor->data = kinds[kind].arena + param->offset;
+    }
+  return NN_OK;
+}
+
+static nn_status open_checkpoints(launch_trainer *t) {
+  char folder[1100];
+  snprintf(folder, sizeof folder, "%s/checkpoints", t->config.run);
+  data_checkpoint_config config = {.folder = folder,
+                                   .keep = t->config.checkpoint.keep,
+                                   .keep_best = t->config.checkpoint.keep_best,
+                                   .writers = t->config.checkpoint.writers};
+  NN_TRY(dist_agree(t->world, list_tensors(t)));
+  return data_checkpointer_create(t->world, t->device, &config, t->tensors, 3 * t->learner.table.count,
+                                  &t->checkpoints);
+}
+
+// What rank 0 writes when all else is ready.
+static nn_status write_folder(launch_trainer *t) {
+  if (dist_rank(t->world) != 0)
+    return NN_OK;
+  char path[1100];
+  snprintf(path, sizeof path, "%s/config.yaml", t->config.run);
+  char *text = launch_config_text(&t->config);
+  nn_status status = text != NULL ? data_file_replace(path, text, strlen(text))
+                                  : NN_FAIL(NN_ERR_MEMORY, "%s: out of memory", path);
+  free(text);
+  NN_TRY(status);
+  NN_TRY(launch_metrics_open(&t->metrics, t->config.run, t->step));
+  launch_progress_begin(&t->progress, t->config.train.steps, t->config.log.every);
+  return NN_OK;
+}
+
+// ---- opening and closing ----
+
+static nn_status require_paths(const launch_config *config) {
+  if (config->run[0] == '\0')
+    return NN_FAIL(NN_ERR_USAGE, "run: expected the name of the run folder, found nothing");
+  if (config->data.path[0] == '\0')
+    return NN_FAIL(NN_ERR_USAGE, "data.path: expected the folder of a data set, found nothing");
+  return NN_OK;
+}
+
+static nn_status open_device(launch_trainer *t) {
+  NN_TRY(nn_device_open(t->config.device, dist_local_rank(t->world), &t->device));
+  nn_info("%d rank%s of %s", dist_size(t->world), dist_size(t->world) > 1 ? "s" : "",
+          nn_device_describe(t->device));
+  return NN_OK;
+}
+
+static nn_status open_trainer(launch_trainer *t) {
+  nats_model_config model;
+  NN_TRY(require_paths(&t->config));
+  NN_TRY(dist_agree(t->world, open_data(t)));
+  NN_TRY(launch_config_model(&t->config, data_set_vocab(t->data), &model));
+  NN_TRY(launch_trainer_claim(t));
+  NN_TRY(launch_blas_threads(t->world, t->config.threads, NULL));
+  NN_TRY(dist_agree(t->world, open_device(t)));
+  NN_TRY(dist_agree(t->world, plan_memory(t, &model)));
+  NN_TRY(launch_learner_open(t->world, t->device, &t->config, &model, &t->learner));
+  NN_TRY(dist_agree(t->world, make_batch(t)));
+  NN_TRY(dist_agree(t->world, make_model_key(t)));
+  NN_TRY(open_checkpoints(t));
+  NN_TRY(launch_trainer_resume(t));
+  NN_TRY(dist_agree(t->world, write_folder(t)));
+  t->first_step = t->step;
+  t->first_tokens = t->tokens_seen;
+  t->first_seconds = t->seconds;
+  return NN_OK;
+}
+
+nn_status launch_trainer_open(dist_group *world, const launch_config *config, launch_trainer *out) {
+  *out = (launch_trainer){
+      .config = *config, .world = world, .lock = -1, .saved_step = -1, .metrics = {.file = -1}};
+  dist_set_deadline(world, config->dist.deadline);
+  NN_TRY(dist_agree(world, dist_stop_install()));
+  return open_trainer(out);
+}
+
+void launch_trainer_close(launch_trainer *t) {
+  launch_metrics_close(&t->metrics);
+  data_checkpointer_free(t->checkpoints);
+  free(t->tensors);
+  free(t->model_key);
+  free(t->sample);
+  free(t->lengths);
+  free(t->targets);
+  free(t->tokens);
+  launch_learner_close(&t->learner);
+  nn_device_close(t->device);
+  data_run_unlock(t->lock);
+  data_loader_free(t->val_loader);
+  data_set_close(t->val_data);
+  data_loader_free(t->loader);
+  data_set_close(t->data);
+}

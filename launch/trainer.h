@@ -1,0 +1,85 @@
+// A training run on this rank: what learns, what it learns from, and the run folder that remembers it.
+//
+//   trainer.c          opening and closing, in the order in which things can go wrong
+//   trainer_step.c     the parts of a step
+//   trainer_eval.c     the validation split
+//   trainer_save.c     checkpoints, resuming, and whose folder it is
+//   train.c            the loop, the command and its report
+//
+// Functions marked "agreed" return the same status on all ranks.
+#pragma once
+
+#include "data/checkpoint.h"
+#include "data/dataset.h"
+#include "launch/learner.h"
+#include "launch/memory_table.h"
+#include "launch/metrics.h"
+#include "launch/plot.h"
+#include "launch/progress.h"
+
+typedef struct {
+  launch_config config;
+  dist_group *world;
+  nn_device *device;
+  launch_learner learner;
+
+  data_set *data, *val_data; // val_data NULL: no validation split
+  data_loader *loader, *val_loader;
+  int64_t val_samples; // of an evaluation, over all ranks
+  int32_t *tokens;     // [share, T] this rank's samples of a step
+  int32_t *targets;    // [share, T]
+  int32_t *lengths;    // [share]
+  int64_t *sample;     // [share]
+
+  int lock; // of the run folder, rank 0; -1: none
+  data_tensor *tensors;
+  data_checkpointer *checkpoints;
+  char *model_key; // what must not change on resume
+  launch_metrics metrics;
+  launch_progress progress;
+  launch_plot plot;
+  launch_memory_table memory;
+
+  // The run so far; in every checkpoint.
+  int64_t step; // steps done
+  int64_t tokens_seen;
+  int64_t samples; // the loader's whole state
+  int64_t skipped, skipped_in_a_row;
+  double seconds;
+
+  // This start and this step.
+  int64_t first_step, first_tokens; // where this start began
+  double first_seconds;
+  int64_t saved_step; // the last one that a checkpoint was begun of, -1: none
+  double step_started;
+  int64_t step_tokens;
+  nats_batch batch; // this rank's share
+  launch_batch_counts counts;
+  launch_step_result result;
+  launch_metrics_line line;
+} launch_trainer;
+
+// Agreed. `config` has been checked.
+nn_status launch_trainer_open(dist_group *world, const launch_config *config, launch_trainer *out);
+void launch_trainer_close(launch_trainer *trainer);
+
+// The parts of a step that launch/learner.h has not.
+nn_status launch_trainer_next_batch(launch_trainer *trainer); // agreed; fills `batch` and `counts`
+void launch_trainer_count(launch_trainer *trainer);           // after the update: one more step is done
+void launch_trainer_record(launch_trainer *trainer);          // metrics and progress
+nn_status launch_trainer_check(launch_trainer *trainer);      // agreed; too many steps left out in a row
+
+// Agreed. Scores the validation split when that is due.
+nn_status launch_trainer_evaluate(launch_trainer *trainer);
+
+// Agreed. Begins a checkpoint when one is due, or `now`; finishes an earlier one that is written.
+nn_status launch_trainer_save(launch_trainer *trainer, bool now);
+// Agreed. Waits for the checkpoint of the current step; a run that ends without it has failed (NN_ERR_IO).
+nn_status launch_trainer_save_end(launch_trainer *trainer);
+
+// ---- used by launch_trainer_open
+
+// Agreed. Creates and locks the run folder, and refuses one of another configuration.
+nn_status launch_trainer_claim(launch_trainer *trainer);
+// Agreed. Continues from the newest checkpoint that verifies, if there is one.
+nn_status launch_trainer_resume(launch_trainer *trainer);

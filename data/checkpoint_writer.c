@@ -57,7 +57,7 @@ static nn_status read_faults(fault_plan *plan) {
   char list[256], *rest = list;
   snprintf(list, sizeof list, "%s", value != NULL ? value : "");
   for (char *item; (item = strsep(&rest, ",")) != NULL;)
-    if (item[0] != '\0')
+    if (strncmp(item, "checkpoint-", strlen("checkpoint-")) == 0) // others are for others
       NN_TRY(read_fault(item, plan));
   return NN_OK;
 }

@@ -46,7 +46,12 @@ const char *nn_status_name(nn_status status);
 // The process exit code that a status stands for: 0, 1, 2 or 75.
 int nn_exit_code(nn_status status);
 
-#define NN_FAIL(code, ...) nn_fail((code), __FILE__, __LINE__, __VA_ARGS__)
+// Its value is `code` itself, so that compilers and analysers see that what follows NN_TRY is not reached.
+#define NN_FAIL(code, ...) nn_failed_as(nn_fail((code), __FILE__, __LINE__, __VA_ARGS__), (code))
+static inline nn_status nn_failed_as(nn_status recorded, nn_status code) {
+  (void)recorded;
+  return code;
+}
 
 // Returns from the calling function when `expression` fails.
 #define NN_TRY(expression)                                                                                   \

@@ -28,6 +28,19 @@ expect_line() {
   grep -q -- "$1" "$log" || fail "no line with '$1'"
 }
 
+# signal NAME COMMAND...: sends the signal when the ranks say that they are ready; the exit code in $status.
+signal() {
+  "${@:2}" >"$log" 2>&1 &
+  local started=$!
+  for _ in $(seq 200); do
+    ! grep -q ready "$log" || break
+    sleep 0.1
+  done
+  kill "-$1" "$started"
+  wait "$started"
+  status=$?
+}
+
 case $mode in
 kill) # a rank that dies takes the others along, within a minute
   # mpirun ends with 128 + 9 here, as a timeout by SIGKILL would: time tells them apart
@@ -52,15 +65,12 @@ deadline) # whoever waits for a rank that does not come says for what, and ends
   expect_line 'natsformer\[0\]: error: rank 0 of 2: barrier is impossible: an earlier operation'
   ;;
 stop) # USR1 to mpirun reaches the ranks; all stop together and the whole exits with 75
-  bash "$tests/ranks.sh" 2 "$program" stop >"$log" 2>&1 &
-  mpirun=$!
-  for _ in $(seq 200); do
-    ! grep -q ready "$log" || break
-    sleep 0.1
-  done
-  kill -USR1 "$mpirun"
-  wait "$mpirun"
-  status=$?
+  signal USR1 bash "$tests/ranks.sh" 2 "$program" stop
+  expect_status 75
+  [ "$(grep -c 'stopped' "$log")" -eq 2 ] || fail "not both ranks stopped"
+  ;;
+script) # launch/ranks.sh turns TERM, which mpirun answers by killing the ranks, into a stop that can save
+  signal TERM bash "$tests/../launch/ranks.sh" 2 "$program" stop
   expect_status 75
   [ "$(grep -c 'stopped' "$log")" -eq 2 ] || fail "not both ranks stopped"
   ;;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "nats/attention.h"
+#include "nats/cache_ops.h"
 #include "nats/types.h"
 
 typedef struct {
@@ -14,6 +15,10 @@ typedef struct {
   nn_status (*kv_cost_backward)(nn_device *, const nats_kv_cost *);
   nn_status (*attention_forward)(nn_device *, const nats_attention *);
   nn_status (*attention_backward)(nn_device *, const nats_attention *);
+  // decoding; NULL where a device cannot
+  nn_status (*cache_append)(nn_device *, const nats_cache_append *);
+  nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);
+  nn_status (*cache_attention)(nn_device *, const nats_cache_attention *);
 } nats_ops_table;
 
 extern const nats_ops_table nats_cpu_ops;

@@ -1,5 +1,7 @@
 #include "nats/cpu/ops.h"
 
+#include "nats/cpu/cache.h"
+
 const nats_ops_table nats_cpu_ops = {
     .types_forward = nats_cpu_types_forward,
     .types_backward = nats_cpu_types_backward,
@@ -9,4 +11,7 @@ const nats_ops_table nats_cpu_ops = {
     .kv_cost_backward = nats_cpu_kv_cost_backward,
     .attention_forward = nats_cpu_attention_forward,
     .attention_backward = nats_cpu_attention_backward,
+    .cache_append = nats_cpu_cache_append,
+    .cache_compact = nats_cpu_cache_compact,
+    .cache_attention = nats_cpu_cache_attention,
 };

@@ -1,0 +1,148 @@
+#include "nats/cache.h"
+
+#include <stdlib.h> // calloc, free, qsort
+#include <string.h> // memset, memcpy
+
+#include "nats/cache_internal.h"
+
+// ---- life
+
+static nn_status allocate(nats_cache *cache) {
+  const nats_cache_shape *shape = &cache->shape;
+  size_t lists = (size_t)cache->list_count, state = (size_t)cache->choice.policy->state_size;
+  cache->lists = calloc(lists, sizeof *cache->lists);
+  cache->state = calloc(lists * state + 1, sizeof *cache->state);
+  cache->pairs = calloc((size_t)shape->layers * (size_t)shape->kv_heads * 2, sizeof *cache->pairs);
+  cache->rows = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->rows);
+  if (!cache->lists || !cache->state || !cache->pairs || !cache->rows)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld cache lists", (long long)cache->list_count);
+  for (size_t i = 0; i < lists; i++)
+    cache->lists[i].tokens.state = cache->state + i * state;
+  return NN_OK;
+}
+
+nn_status nats_cache_create(nn_device *device, const nats_cache_shape *shape,
+                            const nats_policy_choice *choice, nats_cache **out) {
+  *out = NULL;
+  if (shape->sequences < 1 || shape->page_tokens < 1 || shape->chunk < 1)
+    return NN_FAIL(NN_ERR_USAGE, "cache: %d sequences, pages of %d tokens: expected at least 1",
+                   (int)shape->sequences, (int)shape->page_tokens);
+  nats_cache *cache = calloc(1, sizeof *cache);
+  if (!cache)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for a cache");
+  cache->device = device;
+  cache->shape = *shape;
+  cache->choice = *choice;
+  cache->list_count = (int64_t)shape->layers * nats_cache_layer_size(cache);
+  nats_page_pool_init(&cache->pool, device, shape->page_tokens, shape->head_size);
+  nn_status status = allocate(cache);
+  if (status != NN_OK)
+    nats_cache_free(cache);
+  else
+    *out = cache;
+  return status;
+}
+
+void nats_cache_reset(nats_cache *cache) {
+  const nats_cache_shape *shape = &cache->shape;
+  size_t state = (size_t)cache->list_count * (size_t)cache->choice.policy->state_size;
+  for (int64_t i = 0; i < cache->list_count; i++) {
+    nats_cache_list *list = &cache->lists[i];
+    while (list->page_count > 0)
+      nats_page_return(&cache->pool, list->pages[--list->page_count]);
+    list->tokens.length = 0;
+    nats_list_free(list);
+  }
+  memset(cache->state, 0, state * sizeof *cache->state);
+  memset(cache->pairs, 0, (size_t)shape->layers * (size_t)shape->kv_heads * 2 * sizeof *cache->pairs);
+  cache->positions = 0;
+  cache->stepmean = 0.0;
+  cache->live_tokens = cache->peak_live_tokens = 0;
+  cache->table_bytes = cache->peak_bytes = 0;
+}
+
+void nats_cache_free(nats_cache *cache) {
+  if (!cache)
+    return;
+  for (int64_t i = 0; cache->lists && i < cache->list_count; i++)
+    nats_list_free(&cache->lists[i]);
+  nats_page_pool_free(&cache->pool);
+  nn_device_free(cache->device, cache->device_weights);
+  free(cache->weights);
+  free(cache->logits);
+  free(cache->drop);
+  free(cache->slot_moves);
+  free(cache->moves);
+  free(cache->writes);
+  free(cache->rows);
+  free(cache->pairs);
+  free(cache->state);
+  free(cache->lists);
+  free(cache);
+}
+
+// ---- what it holds
+
+static int64_t fixed_bytes(const nats_cache *cache) {
+  size_t list = sizeof *cache->lists + (size_t)cache->choice.policy->state_size * sizeof *cache->state;
+  return cache->list_count * (int64_t)list;
+}
+
+int64_t nats_cache_bytes(const nats_cache *cache) {
+  return fixed_bytes(cache) + cache->table_bytes + cache->pool.pages_in_use * (int64_t)cache->pool.page_bytes;
+}
+
+void nats_cache_advance(nats_cache *cache, int32_t positions) {
+  cache->positions += positions;
+}
+
+// Every list with as many tokens as positions were seen.
+static int64_t dense_bytes(const nats_cache *cache) {
+  int32_t page = cache->shape.page_tokens, length = (int32_t)cache->positions;
+  int64_t list = nats_list_pages(length, page) * (int64_t)cache->pool.page_bytes +
+                 nats_list_capacity(length, page) * nats_list_table_bytes(page, false);
+  return cache->list_count * (list + (int64_t)sizeof *cache->lists);
+}
+
+void nats_cache_stats_read(const nats_cache *cache, nats_cache_stats *stats) {
+  int32_t heads = cache->shape.layers * cache->shape.kv_heads;
+  double live = 0.0, causal = 0.0;
+  for (int32_t h = 0; h < heads; h++) {
+    live += cache->pairs[2 * h];
+    causal += cache->pairs[2 * h + 1];
+  }
+  double observations = (double)cache->positions * (double)cache->list_count;
+  *stats = (nats_cache_stats){
+      .steps = cache->positions,
+      .live_pairs = (int64_t)live,
+      .causal_pairs = (int64_t)causal,
+      .stepmean = observations > 0 ? cache->stepmean / observations : 0.0,
+      .live_tokens = cache->live_tokens,
+      .peak_live_tokens = cache->peak_live_tokens,
+      .bytes = nats_cache_bytes(cache),
+      .peak_bytes = cache->peak_bytes,
+      .pool_bytes = nats_page_pool_bytes(&cache->pool),
+      .dense_bytes = dense_bytes(cache),
+  };
+}
+
+void nats_cache_per_head(const nats_cache *cache, double *per_head) {
+  memcpy(per_head, cache->pairs,
+         (size_t)cache->shape.layers * (size_t)cache->shape.kv_heads * 2 * sizeof *per_head);
+}
+
+static int ascending(const void *a, const void *b) {
+  int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+  return (x > y) - (x < y);
+}
+
+int32_t nats_cache_positions(const nats_cache *cache, int32_t sequence, int32_t layer, int32_t head,
+                             int32_t *positions) {
+  const nats_policy_list *tokens =
+      &nats_cache_layer(cache, layer)[(int64_t)sequence * cache->shape.kv_heads + head].tokens;
+  if (positions && tokens->length > 0) {
+    memcpy(positions, tokens->position, (size_t)tokens->length * sizeof *positions);
+    qsort(positions, (size_t)tokens->length, sizeof *positions, ascending);
+  }
+  return tokens->length;
+}

@@ -1,0 +1,28 @@
+// Pages of keys and values, taken from slabs that are given back to the device when they are empty.
+#pragma once
+
+#include "nats/cache_ops.h"
+
+enum { NATS_SLAB_PAGES = 32 };
+
+typedef struct {
+  nn_device *device;
+  size_t page_bytes;
+  int32_t page_tokens, head_size;
+  nn_act **slabs;   // [slab_count], NULL where a slab was given back
+  uint32_t *vacant; // [slab_count] a bit per page that nobody has
+  int32_t slab_count, slab_capacity;
+  int32_t slabs_held; // not NULL
+  int32_t slabs_idle; // all pages vacant; at most one is kept, so that a page at a border costs nothing
+  int64_t pages_in_use;
+} nats_page_pool;
+
+void nats_page_pool_init(nats_page_pool *pool, nn_device *device, int32_t page_tokens, int32_t head_size);
+void nats_page_pool_free(nats_page_pool *pool);
+
+// The lowest vacant page, so that high slabs run empty. Errors: NN_ERR_MEMORY.
+nn_status nats_page_take(nats_page_pool *pool, int32_t *page);
+void nats_page_return(nats_page_pool *pool, int32_t page);
+
+nats_cache_pages nats_page_pool_view(const nats_page_pool *pool);
+int64_t nats_page_pool_bytes(const nats_page_pool *pool); // held from the device, in use or not

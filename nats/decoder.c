@@ -1,0 +1,251 @@
+// A model of one position per sequence whose attention reads a cache.
+#include "nats/decoder.h"
+
+#include <stdlib.h> // calloc, free
+
+#include "nats/decoder_internal.h"
+#include "nats/model_internal.h"
+
+enum { STANDARD_PAGE_TOKENS = 16 };
+
+struct nats_decoder {
+  nats_model_config config; // with the policy's window
+  nats_policy_choice choice;
+  nats_model *model; // room for [S, 1]
+  nats_cache *cache;
+  const nn_params *params;
+  nn_device *device;
+  int32_t sequences, max_length;
+  int32_t position; // of the next token
+  int32_t prompt;   // tokens of the prompt that is being stepped through, or 0
+  float *logits;    // [S, V] device
+};
+
+// The mask that the policy's kept tokens stand for; without one the model runs as dense, since its attention
+// is the cache's anyway. Scorers run where the policy reads types.
+static nats_attention_kind kind_of(const nats_policy *policy) {
+  if (policy->needs_scorer)
+    return NATS_ATTENTION_NATS;
+  return policy->mask == NATS_NO_MASK ? NATS_ATTENTION_DENSE : (nats_attention_kind)policy->mask;
+}
+
+static nn_status create_cache(nats_decoder *d, int32_t page_tokens) {
+  const nats_model_config *c = &d->config;
+  nats_cache_shape shape = {
+      .sequences = d->sequences,
+      .layers = c->layers,
+      .heads = c->heads,
+      .kv_heads = c->kv_heads,
+      .head_size = c->head_size,
+      .page_tokens = page_tokens > 0 ? page_tokens : STANDARD_PAGE_TOKENS,
+      .chunk = d->choice.policy->needs_scorer ? c->type_chunk : 1,
+      .scale = nats_scale(c),
+  };
+  return nats_cache_create(d->device, &shape, &d->choice, &d->cache);
+}
+
+static nn_status create_parts(nats_decoder *d, int32_t page_tokens) {
+  nats_model_size size = {d->sequences, 1, d->max_length, false};
+  NN_TRY(nats_model_create_as(&d->config, kind_of(d->choice.policy), d->params, size, &d->model));
+  NN_TRY(create_cache(d, page_tokens));
+  size_t logits = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *d->logits;
+  void *memory;
+  NN_TRY(nn_device_alloc(d->device, logits, "logits", &memory));
+  d->logits = memory;
+  return NN_OK;
+}
+
+nn_status nats_decoder_create_with(const nats_model_config *config, const nn_params *params,
+                                   const nats_decoder_config *decoder, const nats_policy_choice *choice,
+                                   nats_decoder **out) {
+  *out = NULL;
+  if (decoder->sequences < 1 || decoder->max_length < 1)
+    return NN_FAIL(NN_ERR_USAGE, "decoder: %d sequences of at most %d tokens: expected at least 1",
+                   (int)decoder->sequences, (int)decoder->max_length);
+  nats_decoder *d = calloc(1, sizeof *d);
+  if (!d)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for a decoder");
+  d->config = *config;
+  d->choice = *choice;
+  if (choice->policy->mask == NATS_ATTENTION_WINDOW || choice->policy->mask == NATS_ATTENTION_NATS)
+    d->config.window = choice->parameter[0];
+  d->params = params;
+  d->device = params->device;
+  d->sequences = decoder->sequences;
+  d->max_length = decoder->max_length;
+  nn_status status = create_parts(d, decoder->page_tokens);
+  if (status != NN_OK)
+    nats_decoder_free(d);
+  else
+    *out = d;
+  return status;
+}
+
+nn_status nats_decoder_create(const nats_model_config *config, const nn_params *params,
+                              const nats_decoder_config *decoder, nats_decoder **out) {
+  nats_policy_choice choice;
+  *out = NULL;
+  NN_TRY(nats_policy_choose(decoder->policy, config, &choice));
+  return nats_decoder_create_with(config, params, decoder, &choice, out);
+}
+
+void nats_decoder_free(nats_decoder *d) {
+  if (!d)
+    return;
+  nn_device_free(d->device, d->logits);
+  nats_cache_free(d->cache);
+  nats_model_free(d->model);
+  free(d);
+}
+
+nn_status nats_decoder_reset(nats_decoder *d) {
+  nats_cache_reset(d->cache);
+  d->position = 0;
+  return NN_OK;
+}
+
+const nats_cache *nats_decoder_cache(const nats_decoder *d) {
+  return d->cache;
+}
+
+// ---- one position
+
+// q, k and v of a layer as the cache takes them, of a model that has just computed them.
+static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
+  nats_attention op = nats_attention_op(m, layer);
+  return (nats_cache_tokens){
+      .token_stride = op.token_stride,
+      .q = op.q,
+      .k = op.k,
+      .v = op.v,
+      .logits = m->kind == NATS_ATTENTION_NATS ? m->logits : NULL,
+      .o = op.o,
+  };
+}
+
+static nn_status mix_with_cache(void *context, nats_model *m, int32_t layer) {
+  nats_decoder *d = context;
+  nats_cache_tokens tokens = tokens_of(m, layer);
+  return nats_cache_step(d->cache, layer, d->position, d->prompt, &tokens);
+}
+
+// Types are the cache's business; ARGMAX says that scorers run and draw no noise.
+static const nats_pass decoding = {.types = NATS_TYPES_ARGMAX};
+
+static nn_status step(nats_decoder *d, const int32_t *tokens, const int32_t *targets) {
+  if (d->position >= d->max_length)
+    return NN_FAIL(NN_ERR_USAGE, "decoder: position %d is past its %d positions", (int)d->position,
+                   (int)d->max_length);
+  nats_batch batch = {.batch = d->sequences, .length = 1, .tokens = tokens, .targets = targets};
+  NN_TRY(nats_model_begin(d->model, &batch, &decoding));
+  d->model->position = d->position;
+  NN_TRY(nats_model_forward(d->model, (nats_mixer){mix_with_cache, d}));
+  nats_cache_advance(d->cache, 1);
+  d->position++;
+  return NN_OK;
+}
+
+// Logits of `count` rows of the final norm's output, from `row` on, into the decoder's from sequence `to` on.
+static nn_status compute_logits(nats_decoder *d, const nats_model *m, int64_t row, int32_t count,
+                                int32_t to) {
+  int32_t width = d->config.width, vocab = d->config.vocab;
+  return nn_logits_forward(d->device, &(nn_logits){
+                                          .rows = count,
+                                          .width = width,
+                                          .vocab = vocab,
+                                          .x = nn_act_at(d->device, m->final_norm.h, row * width),
+                                          .weight = nn_params_weight(&m->params, m->index.head),
+                                          .y = d->logits + (int64_t)to * vocab,
+                                      });
+}
+
+static nn_status fetch_logits(nats_decoder *d, float *logits) {
+  size_t bytes = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *logits;
+  NN_TRY(nn_device_download(d->device, logits, d->logits, bytes));
+  return nn_device_sync(d->device);
+}
+
+nn_status nats_decoder_step(nats_decoder *d, const int32_t *tokens, float *logits) {
+  NN_TRY(step(d, tokens, NULL));
+  if (!logits)
+    return NN_OK;
+  NN_TRY(compute_logits(d, d->model, 0, d->sequences, 0));
+  return fetch_logits(d, logits);
+}
+
+nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32_t *targets, float *nll) {
+  NN_TRY(step(d, tokens, targets));
+  nn_classifier op = nats_classifier_op(d->model);
+  op.nll = d->model->nll;
+  NN_TRY(nn_classifier_run(d->device, &op));
+  NN_TRY(nn_device_download(d->device, nll, d->model->nll, (size_t)d->sequences * sizeof *nll));
+  return nn_device_sync(d->device);
+}
+
+// ---- a prompt
+
+static nn_status mix_and_fill(void *context, nats_model *m, int32_t layer) {
+  nats_decoder *d = context;
+  NN_TRY(nats_mix_parallel(NULL, m, layer));
+  nats_cache_tokens tokens = tokens_of(m, layer);
+  return nats_cache_fill(d->cache, layer, m->length, &tokens);
+}
+
+static nn_status prefill_parallel(nats_decoder *d, const int32_t *tokens, int32_t length, float *logits) {
+  nats_model *m;
+  nats_model_size size = {d->sequences, length, length, false};
+  NN_TRY(nats_model_create_as(&d->config, kind_of(d->choice.policy), d->params, size, &m));
+  nats_batch batch = {.batch = d->sequences, .length = length, .tokens = tokens};
+  nn_status status;
+  NN_GOTO(status, done, nats_model_begin(m, &batch, &decoding));
+  NN_GOTO(status, done, nats_model_forward(m, (nats_mixer){mix_and_fill, d}));
+  nats_cache_advance(d->cache, length);
+  d->position = length;
+  for (int32_t s = 0; logits && s < d->sequences; s++)
+    NN_GOTO(status, done, compute_logits(d, m, (int64_t)(s + 1) * length - 1, 1, s));
+  if (logits)
+    NN_GOTO(status, done, fetch_logits(d, logits));
+done:
+  nats_model_free(m);
+  return status;
+}
+
+static nn_status prefill_by_steps(nats_decoder *d, const int32_t *tokens, int32_t length, float *logits) {
+  int32_t *column = calloc((size_t)d->sequences, sizeof *column);
+  if (!column)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for a step of %d sequences", (int)d->sequences);
+  nn_status status = NN_OK;
+  d->prompt = length;
+  for (int32_t i = 0; i < length && status == NN_OK; i++) {
+    for (int32_t s = 0; s < d->sequences; s++)
+      column[s] = tokens[(int64_t)s * length + i];
+    status = nats_decoder_step(d, column, i == length - 1 ? logits : NULL);
+  }
+  d->prompt = 0;
+  free(column);
+  return status;
+}
+
+nn_status nats_decoder_prefill(nats_decoder *d, const int32_t *tokens, int32_t length, float *logits) {
+  if (d->position != 0)
+    return NN_FAIL(NN_ERR_INTERNAL, "decoder: a prompt needs an empty cache, found %d positions in it",
+                   (int)d->position);
+  if (length < 1 || length > d->max_length)
+    return NN_FAIL(NN_ERR_USAGE, "decoder: a prompt of %d tokens: expected 1 to %d", (int)length,
+                   (int)d->max_length);
+  if (d->choice.policy->mask == NATS_NO_MASK)
+    return prefill_by_steps(d, tokens, length, logits);
+  return prefill_parallel(d, tokens, length, logits);
+}
+
+// ---- counts
+
+nn_status nats_decoder_stats(nats_decoder *d, nats_cache_stats *stats) {
+  nats_cache_stats_read(d->cache, stats);
+  return NN_OK;
+}
+
+nn_status nats_decoder_per_head(nats_decoder *d, double *per_head) {
+  nats_cache_per_head(d->cache, per_head);
+  return NN_OK;
+}

@@ -1,0 +1,116 @@
+// From the gradient of the final norm's output back to the embedding. As soon as the gradients of a range of
+// parameters are complete the listener is told: final norm and head, then per layer the MLP and attention,
+// then the embedding; from the end of the arena to its start, without holes.
+#include "nats/model_internal.h"
+
+// dx = gradient of the stream by the residual path (NULL at the last norm) + through the norm.
+static nn_status norm_backward(nats_model *m, nats_affine at, const nats_norm_acts *acts,
+                               const nn_act *dsum) {
+  nn_norm op = nats_norm_op(m, at, acts);
+  op.dy = m->delta;
+  op.dsum = dsum;
+  op.dx = m->dx;
+  return nn_norm_backward(m->device, &op);
+}
+
+static nn_status linear_backward(nats_model *m, nats_affine at, int32_t in, int32_t out, const nn_act *x,
+                                 const nn_act *dy, nn_act *dx) {
+  nn_linear op = nats_linear_op(m, at, in, out, x);
+  op.dy = dy;
+  op.dx = dx;
+  return nn_linear_backward(m->device, &op);
+}
+
+static nn_status mlp_backward(nats_model *m, int32_t layer) {
+  const nats_model_config *c = &m->config;
+  const nats_layer_acts *acts = &m->layers[layer];
+  const nats_layer_params *at = &m->index.layers[layer];
+  NN_TRY(linear_backward(m, at->down, c->mlp_size, c->width, acts->act, m->dx, m->dact));
+  nn_activation activation = nats_activation_op(m, acts);
+  activation.dy = m->dact;
+  activation.dx = acts->up; // in place: nobody reads `up` after this
+  NN_TRY(nn_activation_backward(m->device, &activation));
+  NN_TRY(linear_backward(m, at->up, c->width, nats_up_size(c), acts->mlp_norm.h, acts->up, m->delta));
+  return norm_backward(m, at->mlp_norm, &acts->mlp_norm, m->dx);
+}
+
+// Gradients of q, k and v in `dqkv` as the projection made them (RoPE turned back), and of the types where
+// these were sampled.
+static nn_status attention_core_backward(nats_model *m, int32_t layer) {
+  const nats_model_config *c = &m->config;
+  nats_attention op = nats_attention_op(m, layer);
+  int64_t key = nats_query_size(c), value = key + (int64_t)c->kv_heads * c->head_size;
+  op.d_o = m->d_o;
+  op.dq = m->dqkv;
+  op.dk = nn_act_at(m->device, m->dqkv, key);
+  op.dv = nn_act_at(m->device, m->dqkv, value);
+  op.dtypes = m->pass.types == NATS_TYPES_SAMPLED ? m->dtypes : NULL;
+  NN_TRY(nats_attention_backward(m->device, &op));
+  nn_rope rope = nats_rope_op(m, m->dqkv);
+  return nn_rope_backward(m->device, &rope);
+}
+
+// From the gradient of the mask, plus the price of the cache, to the scorer, and to its input (added to
+// `delta`, where the projection's part is) unless that is detached.
+static nn_status types_backward(nats_model *m, int32_t layer) {
+  nats_kv_cost cost = nats_kv_cost_op(m, layer);
+  cost.lambda = m->pass.lambda;
+  cost.pair_scale = m->pass.pair_scale;
+  cost.dtypes = m->dtypes;
+  NN_TRY(nats_kv_cost_backward(m->device, &cost));
+  nats_types types = nats_types_op(m, layer);
+  types.dtypes = m->dtypes;
+  types.dlogits = m->logits;
+  NN_TRY(nats_types_backward(m->device, &types));
+  nats_scorer scorer = nats_scorer_op(m, layer);
+  scorer.dlogits = m->logits;
+  scorer.dx = m->config.scorer_detach ? NULL : m->delta;
+  return nats_scorer_backward(m->device, &scorer);
+}
+
+static nn_status attention_backward(nats_model *m, int32_t layer) {
+  const nats_model_config *c = &m->config;
+  const nats_layer_acts *acts = &m->layers[layer];
+  const nats_layer_params *at = &m->index.layers[layer];
+  NN_TRY(linear_backward(m, at->out, nats_query_size(c), c->width, acts->o, m->dx, m->d_o));
+  NN_TRY(attention_core_backward(m, layer));
+  NN_TRY(linear_backward(m, at->qkv, c->width, nats_qkv_size(c), acts->attention_norm.h, m->dqkv, m->delta));
+  if (m->pass.types == NATS_TYPES_SAMPLED)
+    NN_TRY(types_backward(m, layer));
+  return norm_backward(m, at->attention_norm, &acts->attention_norm, m->dx);
+}
+
+static nn_status embedding_backward(nats_model *m) {
+  return nn_embedding_backward(m->device, &(nn_embedding){
+                                              .rows = nats_rows(m),
+                                              .vocab = m->config.vocab,
+                                              .width = m->config.width,
+                                              .tokens = m->tokens,
+                                              .dy = m->dx,
+                                              .dtable = nn_params_grad(&m->params, m->index.embedding),
+                                          });
+}
+
+// The gradients from row `first` of the table up to *end are complete; *end moves down to it.
+static nn_status complete(const nats_model *m, const nn_grad_listener *listener, int32_t first,
+                          int64_t *end) {
+  int64_t begin = m->params.table->items[first].offset;
+  int64_t count = *end - begin;
+  *end = begin;
+  return listener ? listener->ready(listener->context, begin, count) : NN_OK;
+}
+
+nn_status nats_model_backward(nats_model *m, const nn_grad_listener *listener) {
+  int64_t end = m->params.table->total;
+  NN_TRY(norm_backward(m, m->index.final_norm, &m->final_norm, NULL));
+  NN_TRY(complete(m, listener, m->index.final_norm.weight, &end));
+  for (int32_t layer = m->config.layers - 1; layer >= 0; layer--) {
+    const nats_layer_params *at = &m->index.layers[layer];
+    NN_TRY(mlp_backward(m, layer));
+    NN_TRY(complete(m, listener, at->mlp_norm.weight, &end));
+    NN_TRY(attention_backward(m, layer));
+    NN_TRY(complete(m, listener, at->attention_norm.weight, &end));
+  }
+  NN_TRY(embedding_backward(m));
+  return complete(m, listener, m->index.embedding, &end);
+}

@@ -1,0 +1,62 @@
+// Token types decide (docs/method.md, "Decoding with an evicting cache"): a global token stays, a local one
+// lives until a later chunk turns out global, a window token lives for W more positions after its chunk. A
+// chunk gets its type from the mean of its logits when its last token has been seen; until then it is wholly
+// visible and ends nothing. Chunk 0 is global.
+#include "nats/policy.h"
+
+enum { WINDOW };
+
+// Runs before anything is appended, so every typed chunk is complete.
+static int32_t before(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
+  int32_t count = 0;
+  for (int32_t slot = 0; slot < list->length; slot++) {
+    if (list->type[slot] != NATS_WINDOW)
+      continue;
+    int64_t after_chunk = ((int64_t)list->position[slot] / step->chunk + 1) * step->chunk;
+    if (after_chunk - 1 + step->parameter[WINDOW] < step->position)
+      drop[count++] = slot;
+  }
+  return count;
+}
+
+// The sum of logits orders the types as their mean does. The lowest type wins a tie.
+static uint8_t choose(int32_t chunk, const float sum[NATS_TYPES]) {
+  if (chunk == 0)
+    return NATS_GLOBAL;
+  uint8_t best = NATS_GLOBAL;
+  for (uint8_t type = 1; type < NATS_TYPES; type++)
+    if (sum[type] > sum[best])
+      best = type;
+  return best;
+}
+
+static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
+  float *sum = list->state;
+  for (int32_t type = 0; type < NATS_TYPES; type++)
+    sum[type] += step->logits[type];
+  if ((step->position + 1) % step->chunk != 0)
+    return 0;
+  int32_t chunk = step->position / step->chunk;
+  uint8_t type = choose(chunk, sum);
+  for (int32_t t = 0; t < NATS_TYPES; t++)
+    sum[t] = 0.0f;
+  int32_t count = 0;
+  for (int32_t slot = 0; slot < list->length; slot++) {
+    if (list->type[slot] == NATS_UNTYPED)
+      list->type[slot] = type;
+    else if (type == NATS_GLOBAL && list->type[slot] == NATS_LOCAL)
+      drop[count++] = slot;
+  }
+  return count;
+}
+
+const nats_policy nats_policy_nats = {
+    .name = "nats",
+    .source = "Deng and Lindauer 2025 (arXiv 2502.13251)",
+    .parameters = {{"window", "W: positions that a window token stays visible after its chunk", 0, 1}},
+    .needs_scorer = true,
+    .state_size = NATS_TYPES,
+    .mask = NATS_ATTENTION_NATS,
+    .before = before,
+    .after = after,
+};

@@ -4,6 +4,12 @@
 
 #include "nn/device.h"
 
+// The address sanitizer ends the program on huge requests unless it is told to refuse them as malloc does.
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) {
+  return "allocator_may_return_null=1";
+}
+
 // The names of the configuration: an unknown one is the user's mistake, and the message lists what exists.
 Test(device, names) {
   nn_device *device = NULL;

@@ -1,5 +1,5 @@
-// A trained run, opened for evaluation and generation: configuration, parameters and tokenizer from the
-// newest checkpoint that verifies.
+// A trained run, opened for evaluation and generation: configuration, parameters and tokenizer from a
+// checkpoint that verifies.
 #pragma once
 
 #include "data/checkpoint.h"
@@ -17,6 +17,10 @@ typedef struct {
   data_tokenizer *tokenizer; // NULL for synthetic data
 } launch_run;
 
-// `run_folder`: a run folder. `device`: "auto", "cpu", "cuda". Collective over `world`.
-nn_status launch_run_open(dist_group *world, const char *run_folder, const char *device, launch_run *out);
-void launch_run_close(launch_run *run);
+// `path`: a run folder, or the folder of one checkpoint. `which` (of a run folder): "last" or NULL, the
+// newest checkpoint; "best", the one with the lowest validation loss. `device`: "auto", "cpu", "cuda".
+// Collective over `world`. `out` must stay where it is until launch_run_close. Errors: NN_ERR_INPUT (no
+// checkpoint, or none that verifies), NN_ERR_USAGE (`which`, `device`), and those of reading.
+nn_status launch_run_open(dist_group *world, const char *path, const char *which, const char *device,
+                          launch_run *out);
+void launch_run_close(launch_run *run); // also after an open that failed

@@ -1,0 +1,240 @@
+// natsformer eval
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "launch/command.h"
+#include "launch/eval_report.h"
+#include "launch/options.h"
+
+enum { MOST_POLICIES = 16 };
+
+typedef struct {
+  const char *run, *data, *split, *mode, *device, *checkpoint;
+  const char *per_head, *nll; // files
+  const char **words;         // [2 argc] room for the lists
+  launch_list policies;       // one NULL where none is given: what the model was trained with
+  int64_t samples;
+  int32_t length, batch;
+  bool json;
+} eval_options;
+
+static nn_status check_options(const eval_options *o, const launch_list *operands) {
+  if (operands->count != 1)
+    return NN_FAIL(NN_ERR_USAGE,
+                   "eval: expected one run folder, as in `natsformer eval runs/quickstart`, found %lld",
+                   (long long)operands->count);
+  if (strcmp(o->mode, "parallel") != 0 && strcmp(o->mode, "decode") != 0)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --mode: expected parallel or decode, found '%.40s'", o->mode);
+  if (o->policies.count > MOST_POLICIES)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --policy: expected at most %d of them", MOST_POLICIES);
+  if (o->nll != NULL && o->policies.count > 1)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --nll: expected one --policy, found %lld",
+                   (long long)o->policies.count);
+  return NN_OK;
+}
+
+static nn_status read_options(int argc, char **argv, eval_options *o) {
+  *o = (eval_options){.split = "val", .mode = "parallel", .device = "auto"};
+  o->words = calloc(2 * (size_t)argc, sizeof *o->words);
+  if (o->words == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for the command line");
+  launch_list operands = {.items = o->words};
+  o->policies.items = o->words + argc;
+  const launch_option table[] = {
+      {"--data", LAUNCH_OPTION_TEXT, &o->data, 0, 0},
+      {"--split", LAUNCH_OPTION_TEXT, &o->split, 0, 0},
+      {"--mode", LAUNCH_OPTION_TEXT, &o->mode, 0, 0},
+      {"--samples", LAUNCH_OPTION_INT64, &o->samples, 1, 1e15},
+      {"--length", LAUNCH_OPTION_INT32, &o->length, 1, 1 << 24},
+      {"--batch", LAUNCH_OPTION_INT32, &o->batch, 1, 1 << 20},
+      {"--policy", LAUNCH_OPTION_LIST, &o->policies, 0, 0},
+      {"--per-head", LAUNCH_OPTION_TEXT, &o->per_head, 0, 0},
+      {"--nll", LAUNCH_OPTION_TEXT, &o->nll, 0, 0},
+      {"--checkpoint", LAUNCH_OPTION_TEXT, &o->checkpoint, 0, 0},
+      {"--device", LAUNCH_OPTION_TEXT, &o->device, 0, 0},
+      {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
+  };
+  NN_TRY(launch_options_read("eval", table, sizeof table / sizeof *table, argc, argv, &operands));
+  NN_TRY(check_options(o, &operands));
+  o->run = operands.items[0];
+  if (o->policies.count == 0)
+    o->policies.count = 1;
+  return NN_OK;
+}
+
+// ---- what is scored
+
+typedef struct {
+  const eval_options *options;
+  launch_run run;
+  data_set *data;
+  data_loader *loader;
+  launch_eval_task task;
+  nats_policy_choice choices[MOST_POLICIES];
+  char names[MOST_POLICIES][64];
+  launch_eval_row rows[MOST_POLICIES];
+  FILE *per_head, *nll; // rank 0
+} evaluation;
+
+// Tokens mean the same to the data and to the model.
+static nn_status check_vocabulary(const evaluation *e, const char *folder) {
+  const char *kind = data_set_tokenizer_kind(e->data), *own = e->run.checkpoint.tokenizer_kind;
+  if (strcmp(kind, own) != 0)
+    return NN_FAIL(NN_ERR_INPUT, "%s: expected tokens of kind %s, as in %s, found %s", folder, own,
+                   e->run.checkpoint.path, kind);
+  if (e->run.tokenizer != NULL && data_set_tokenizer_hash(e->data) != data_tokenizer_hash(e->run.tokenizer))
+    return NN_FAIL(NN_ERR_INPUT, "%s: its %s tokenizer is not the one of %s (another vocabulary)", folder,
+                   kind, e->run.checkpoint.path);
+  if (data_set_vocab(e->data) > e->run.model.vocab)
+    return NN_FAIL(NN_ERR_INPUT, "%s: has a vocabulary of %d tokens, the model of %s one of %d", folder,
+                   data_set_vocab(e->data), e->run.checkpoint.path, e->run.model.vocab);
+  return NN_OK;
+}
+
+static nn_status choose_policies(evaluation *e) {
+  const eval_options *o = e->options;
+  for (int i = 0; i < o->policies.count; i++) {
+    NN_TRY(nats_policy_choose(o->policies.items[i], &e->run.model, &e->choices[i]));
+    const char *name = o->policies.items[i] != NULL ? o->policies.items[i] : e->choices[i].policy->name;
+    snprintf(e->names[i], sizeof e->names[i], "%s", name);
+    e->rows[i].policy = e->names[i];
+  }
+  return NN_OK;
+}
+
+static nn_status open_data(evaluation *e) {
+  const eval_options *o = e->options;
+  const launch_config *config = &e->run.config;
+  const char *folder = o->data != NULL ? o->data : config->data.path;
+  bool documents = strcmp(config->data.sample, "document") == 0;
+  NN_TRY(choose_policies(e));
+  NN_TRY(data_set_open(folder, o->split, &e->data));
+  NN_TRY(check_vocabulary(e, folder));
+  e->task.length = o->length > 0 ? o->length : config->train.length;
+  NN_TRY(data_loader_create(e->data, documents ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM, e->task.length, 0,
+                            false, &e->loader));
+  int64_t all = data_loader_samples(e->loader);
+  e->task.samples = o->samples > 0 && o->samples < all ? o->samples : all;
+  e->task.batch = o->batch > 0 ? o->batch : config->train.micro_batch;
+  e->task.run = &e->run;
+  e->task.loader = e->loader;
+  e->task.labelled = data_set_labelled(e->data);
+  e->task.decode = strcmp(o->mode, "decode") == 0;
+  e->task.wants_nll = o->nll != NULL;
+  return NN_OK;
+}
+
+// ---- files, opened before the work and not after it
+
+static nn_status open_file(const char *path, FILE **out) {
+  if (path == NULL)
+    return NN_OK;
+  *out = fopen(path, "w");
+  return *out != NULL ? NN_OK : NN_FAIL(NN_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
+}
+
+static nn_status close_file(const char *path, FILE **file) {
+  if (*file == NULL)
+    return NN_OK;
+  bool failed = ferror(*file) != 0;
+  failed = fclose(*file) != 0 || failed;
+  *file = NULL;
+  return failed ? NN_FAIL(NN_ERR_IO, "%s: cannot write: %s", path, strerror(errno)) : NN_OK;
+}
+
+static nn_status open_files(evaluation *e) {
+  if (dist_rank(e->task.world) != 0)
+    return NN_OK;
+  NN_TRY(open_file(e->options->per_head, &e->per_head));
+  return open_file(e->options->nll, &e->nll);
+}
+
+static nn_status report(evaluation *e) {
+  const eval_options *o = e->options;
+  if (dist_rank(e->task.world) != 0)
+    return NN_OK;
+  launch_eval_scope scope = {.run = &e->run,
+                             .data = o->data != NULL ? o->data : e->run.config.data.path,
+                             .split = o->split,
+                             .mode = o->mode,
+                             .samples = e->task.samples,
+                             .length = e->task.length,
+                             .ranks = dist_size(e->task.world),
+                             .labelled = e->task.labelled,
+                             .decode = e->task.decode};
+  if (o->json)
+    launch_eval_print_json(&scope, e->rows, (int)o->policies.count);
+  else
+    launch_eval_print(&scope, e->rows, (int)o->policies.count);
+  if (e->per_head != NULL)
+    launch_eval_write_heads(e->per_head, &scope, e->rows, (int)o->policies.count);
+  if (e->nll != NULL)
+    launch_eval_write_nll(e->nll, &scope, &e->rows[0]);
+  NN_TRY(close_file(o->per_head, &e->per_head));
+  return close_file(o->nll, &e->nll);
+}
+
+// ---- the command
+
+static nn_status evaluate(evaluation *e) {
+  dist_group *world = e->task.world;
+  const eval_options *o = e->options;
+  NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, &e->run));
+  NN_TRY(dist_agree(world, open_data(e)));
+  NN_TRY(dist_agree(world, open_files(e)));
+  for (int i = 0; i < o->policies.count; i++)
+    NN_TRY(launch_eval_score(&e->task, &e->choices[i], o->policies.items[i], &e->rows[i].result));
+  return dist_agree(world, report(e));
+}
+
+static nn_status run_evaluation(dist_group *world, const eval_options *options) {
+  static evaluation e; // too large for some stacks
+  e = (evaluation){.options = options, .task = {.world = world}};
+  nn_status status = evaluate(&e);
+  for (int i = 0; i < MOST_POLICIES; i++)
+    launch_eval_result_free(&e.rows[i].result);
+  (void)close_file(options->per_head, &e.per_head);
+  (void)close_file(options->nll, &e.nll);
+  data_loader_free(e.loader);
+  data_set_close(e.data);
+  launch_run_close(&e.run);
+  return status;
+}
+
+static nn_status run(dist_group *world, int argc, char **argv) {
+  eval_options options;
+  nn_status status = read_options(argc, argv, &options);
+  if (status == NN_OK)
+    status = run_evaluation(world, &options);
+  free(options.words);
+  return status;
+}
+
+const launch_command launch_eval = {
+    .name = "eval",
+    .run = run,
+    .summary = "score a data set with a trained model: loss, KV fraction, cache bytes",
+    .usage = "usage: natsformer eval RUN [--data DIR] [options]\n"
+             "\n"
+             "RUN is a run folder (its newest checkpoint that verifies is taken) or the folder of one "
+             "checkpoint.\n"
+             "Works on any number of ranks (mpirun -np N natsformer eval ...).\n"
+             "\n"
+             "  --data DIR         data set; default: the one that the model was trained on\n"
+             "  --split NAME       train or val (default)\n"
+             "  --mode parallel    whole sequences under the mask (default)\n"
+             "  --mode decode      token by token, with a cache that really evicts: also counts its bytes\n"
+             "  --samples N        the first N samples; default: all\n"
+             "  --length T         tokens of a sample; default: as in training\n"
+             "  --batch B          samples at once on a rank; default: train.micro_batch\n"
+             "  --policy P         eviction policy, as in window or window:window=64; may be given several "
+             "times;\n"
+             "                     default: what the model was trained with\n"
+             "  --per-head FILE    CSV of the KV fraction per layer and kv head\n"
+             "  --nll FILE         CSV of the negative log-likelihood of every scored token\n"
+             "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
+             "  --device D         auto (default), cpu or cuda\n"
+             "  --json             print one JSON object on standard output\n",
+};

@@ -1,0 +1,91 @@
+#include "launch/run_folder.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h> // access
+
+#include "nn/log.h"
+
+// The folder of a checkpoint has a manifest of its own. Rank 0 looks, all know.
+static nn_status is_checkpoint(dist_group *world, const char *path, bool *answer) {
+  char manifest[1100];
+  uint8_t found = 0;
+  if (dist_rank(world) == 0) {
+    snprintf(manifest, sizeof manifest, "%s/manifest.json", path);
+    found = access(manifest, F_OK) == 0;
+  }
+  NN_TRY(dist_broadcast(world, &found, 1, 0));
+  *answer = found;
+  return NN_OK;
+}
+
+static nn_status find_checkpoint(dist_group *world, const char *path, const char *which,
+                                 data_checkpoint_loaded *out) {
+  char folder[1100];
+  bool single, found, best = which != NULL && strcmp(which, "best") == 0;
+  if (which != NULL && !best && strcmp(which, "last") != 0)
+    return NN_FAIL(NN_ERR_USAGE, "checkpoint: expected last or best, found '%s'", which);
+  if (strlen(path) >= sizeof out->path - 64)
+    return NN_FAIL(NN_ERR_USAGE, "%.80s...: the name of the run folder is too long", path);
+  NN_TRY(is_checkpoint(world, path, &single));
+  if (single)
+    return data_checkpoint_open(world, path, out);
+  snprintf(folder, sizeof folder, "%s/checkpoints", path);
+  NN_TRY(best ? data_checkpoint_find_best(world, folder, &found, out)
+              : data_checkpoint_find(world, folder, &found, out));
+  return found ? NN_OK
+               : NN_FAIL(NN_ERR_INPUT, "%s: expected a run folder with a checkpoint in it, found none", path);
+}
+
+// The configuration as the run had it. The vocabulary follows from the data where it is not given, so it is
+// read off the embedding table.
+static nn_status read_config(launch_run *run) {
+  char name[1100];
+  int64_t vocab, width;
+  snprintf(name, sizeof name, "%s: config", run->checkpoint.path);
+  launch_config_defaults(&run->config);
+  NN_TRY(launch_config_parse(&run->config, run->checkpoint.config_yaml, name));
+  NN_TRY(data_checkpoint_shape(&run->checkpoint, "param/embedding.weight", &vocab, &width));
+  run->config.model.vocab = (int32_t)vocab;
+  return launch_config_model(&run->config, (int32_t)vocab, &run->model);
+}
+
+static nn_status read_params(launch_run *run) {
+  NN_TRY(nats_model_params(&run->model, &run->table));
+  NN_TRY(nn_params_create(run->device, &run->table, false, &run->params));
+  data_tensor *tensors = calloc((size_t)run->table.count, sizeof *tensors);
+  if (tensors == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "%s: out of memory for a list of tensors", run->checkpoint.path);
+  data_tensors_of(&run->table, "param", run->params.master, tensors);
+  nn_status status = data_checkpoint_read(&run->checkpoint, run->device, tensors, run->table.count);
+  free(tensors);
+  NN_TRY(status);
+  return nn_params_refresh_compute(&run->params);
+}
+
+static nn_status open_parts(dist_group *world, const char *device, launch_run *run) {
+  const data_checkpoint_loaded *checkpoint = &run->checkpoint;
+  NN_TRY(read_config(run));
+  if (strcmp(checkpoint->tokenizer_kind, "none") != 0)
+    NN_TRY(data_tokenizer_restore(checkpoint->tokenizer_kind, checkpoint->tokenizer_blob,
+                                  checkpoint->tokenizer_bytes, &run->tokenizer));
+  NN_TRY(nn_device_open(device, dist_local_rank(world), &run->device));
+  return read_params(run);
+}
+
+nn_status launch_run_open(dist_group *world, const char *path, const char *which, const char *device,
+                          launch_run *out) {
+  *out = (launch_run){0};
+  NN_TRY(find_checkpoint(world, path, which, &out->checkpoint));
+  return dist_agree(world, open_parts(world, device, out));
+}
+
+void launch_run_close(launch_run *run) {
+  data_tokenizer_free(run->tokenizer);
+  nn_params_free(&run->params);
+  nn_param_table_free(&run->table);
+  nn_device_close(run->device);
+  data_checkpoint_loaded_free(&run->checkpoint);
+  *run = (launch_run){0};
+}

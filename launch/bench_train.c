@@ -2,12 +2,13 @@
 // data set and run folder.
 #include <jansson.h> // --json
 #include <stdio.h>
-#include <stdlib.h> // qsort, strtol
+#include <stdlib.h> // qsort
 #include <string.h>
 
 #include "launch/bench.h"
 #include "launch/blas_core.h"
 #include "launch/learner.h"
+#include "launch/options.h"
 #include "launch/progress.h" // launch_seconds
 #include "nn/log.h"
 #include "nn/random.h"
@@ -26,17 +27,17 @@ typedef struct {
 static const variant variants[] = {
     {"dense", "dense", false, 0, true},
     {"random", "nats", true, 0, true},
-    {"sparse", "nats", true, -4, true},
+    {"sparse", "nats", true, -3, true},
     {"learned", "nats", false, 0, false},
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };
 
 typedef struct {
   const char *path, *types;
-  char **overrides;
-  int override_count, steps;
+  launch_list settings; // key.path=value
+  int32_t steps;
   bool json;
-} options;
+} bench_options;
 
 typedef struct {
   double milliseconds; // median of a step
@@ -133,54 +134,51 @@ static nn_status run_variant(dist_group *world, nn_device *device, const launch_
 
 // ---- the command ----
 
-static nn_status read_options(int argc, char **argv, options *o) {
-  *o = (options){.overrides = argv, .steps = 10};
-  for (int i = 1; i < argc; i++) {
-    bool valued = strcmp(argv[i], "--types") == 0 || strcmp(argv[i], "--steps") == 0;
-    if (valued && i + 1 == argc)
-      return NN_FAIL(NN_ERR_USAGE, "bench train: %s needs a value", argv[i]);
-    if (strcmp(argv[i], "--json") == 0) {
-      o->json = true;
-    } else if (strcmp(argv[i], "--types") == 0) {
-      o->types = argv[++i];
-    } else if (strcmp(argv[i], "--steps") == 0) {
-      char *end = NULL;
-      long steps = strtol(argv[++i], &end, 10);
-      if (*end != '\0' || steps < 1 || steps > MOST_STEPS)
-        return NN_FAIL(NN_ERR_USAGE, "bench train: --steps: expected 1 to %d, found '%s'", MOST_STEPS,
-                       argv[i]);
-      o->steps = (int)steps;
-    } else if (argv[i][0] == '-') {
-      return NN_FAIL(NN_ERR_USAGE, "bench train: unknown option '%s'", argv[i]);
-    } else if (strchr(argv[i], '=') != NULL) {
-      o->overrides[o->override_count++] = argv[i];
-    } else if (o->path == NULL) {
-      o->path = argv[i];
-    } else {
-      return NN_FAIL(NN_ERR_USAGE, "bench train: expected key.path=value, found '%s'", argv[i]);
-    }
+// Operands are moved to the front of argv, where they stay: those with a value are settings.
+static nn_status read_operands(launch_list operands, bench_options *o) {
+  o->settings = (launch_list){.items = operands.items};
+  for (int64_t i = 0; i < operands.count; i++) {
+    if (strchr(operands.items[i], '=') != NULL)
+      o->settings.items[o->settings.count++] = operands.items[i];
+    else if (o->path == NULL)
+      o->path = operands.items[i];
+    else
+      return NN_FAIL(NN_ERR_USAGE, "bench train: expected key.path=value, found '%s'", operands.items[i]);
   }
   return NN_OK;
 }
 
-static nn_status load_config(dist_group *world, const options *o, launch_config *config) {
-  // What PyTorch is measured with, too: benchmarks/peers/torch_train_step.py.
+static nn_status read_options(int argc, char **argv, bench_options *o) {
+  const launch_option options[] = {
+      {"--types", LAUNCH_OPTION_TEXT, &o->types, 0, 0},
+      {"--steps", LAUNCH_OPTION_INT32, &o->steps, 1, MOST_STEPS},
+      {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
+  };
+  launch_list operands = {.items = (const char **)argv};
+  *o = (bench_options){.steps = 10};
+  NN_TRY(
+      launch_options_read("bench train", options, sizeof options / sizeof *options, argc, argv, &operands));
+  NN_TRY(read_operands(operands, o));
+  bool known = o->types == NULL;
+  for (int i = 0; i < VARIANTS; i++)
+    known = known || strcmp(o->types, variants[i].name) == 0;
+  if (!known)
+    return NN_FAIL(NN_ERR_USAGE,
+                   "bench train: --types: expected dense, random, sparse or learned, found '%s'", o->types);
+  return NN_OK;
+}
+
+// Without a file, what PyTorch is measured with, too: benchmarks/peers/torch_train_step.py.
+static nn_status load_config(dist_group *world, const bench_options *o, launch_config *config) {
   static const char *const shape[] = {"model.width=256",    "model.layers=6",   "model.heads=4",
                                       "model.vocab=4096",   "train.length=512", "train.batch=4",
                                       "train.micro_batch=4"};
-  enum { SHAPE = sizeof shape / sizeof *shape };
   if (o->path != NULL) {
-    NN_TRY(launch_config_load(world, o->path, o->overrides, o->override_count, config));
+    NN_TRY(launch_config_load(world, o->path, o->settings.items, (int)o->settings.count, config));
   } else {
-    int count = SHAPE + o->override_count;
-    char **all = calloc((size_t)count, sizeof *all);
-    if (all == NULL)
-      return NN_FAIL(NN_ERR_MEMORY, "out of memory for %d settings", count);
-    memcpy(all, shape, sizeof shape);
-    memcpy(all + SHAPE, o->overrides, (size_t)o->override_count * sizeof *all);
-    nn_status status = launch_config_load(world, NULL, all, count, config);
-    free(all);
-    NN_TRY(status);
+    NN_TRY(launch_config_load(world, NULL, shape, sizeof shape / sizeof *shape, config));
+    for (int64_t i = 0; i < o->settings.count; i++) // of the command line: the same on all ranks
+      NN_TRY(launch_config_override(config, o->settings.items[i]));
   }
   if (config->model.vocab == 0)
     return NN_FAIL(NN_ERR_USAGE, "bench train: model.vocab: expected a number, there is no data set to ask");
@@ -200,17 +198,11 @@ static void report(const variant *v, const measurement *m, const launch_config *
 }
 
 static nn_status run(dist_group *world, int argc, char **argv) {
-  options o;
+  bench_options o;
   launch_config config;
   nn_device *device = NULL;
   nn_status status = NN_OK;
   NN_TRY(read_options(argc, argv, &o));
-  bool known = o.types == NULL;
-  for (int i = 0; i < VARIANTS; i++)
-    known = known || strcmp(o.types, variants[i].name) == 0;
-  if (!known)
-    return NN_FAIL(NN_ERR_USAGE,
-                   "bench train: --types: expected dense, random, sparse or learned, found '%s'", o.types);
   NN_TRY(load_config(world, &o, &config));
   NN_TRY(launch_blas_threads(world, config.threads, NULL));
   NN_TRY(dist_agree(world, nn_device_open(config.device, dist_local_rank(world), &device)));

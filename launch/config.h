@@ -98,7 +98,7 @@ nn_status launch_config_override(launch_config *config, const char *assignment);
 
 // The configuration of a command, on all ranks: rank 0 reads `path` (NULL: defaults alone) and applies
 // `count` overrides. Collective.
-nn_status launch_config_load(dist_group *world, const char *path, char *const *overrides, int count,
+nn_status launch_config_load(dist_group *world, const char *path, const char *const *overrides, int count,
                              launch_config *config);
 
 // What cannot be, across keys (width not divisible by heads, batch smaller than the ranks, ...).

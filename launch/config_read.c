@@ -209,7 +209,7 @@ nn_status launch_config_override(launch_config *config, const char *assignment) 
   return launch_key_set(key, config, equals + 1, "command line");
 }
 
-static nn_status load(const char *path, char *const *overrides, int count, launch_config *config) {
+static nn_status load(const char *path, const char *const *overrides, int count, launch_config *config) {
   launch_config_defaults(config);
   if (path != NULL)
     NN_TRY(launch_config_read(config, path));
@@ -218,7 +218,7 @@ static nn_status load(const char *path, char *const *overrides, int count, launc
   return NN_OK;
 }
 
-nn_status launch_config_load(dist_group *world, const char *path, char *const *overrides, int count,
+nn_status launch_config_load(dist_group *world, const char *path, const char *const *overrides, int count,
                              launch_config *config) {
   nn_status status = dist_rank(world) == 0 ? load(path, overrides, count, config) : NN_OK;
   NN_TRY(dist_agree(world, status));

@@ -6,6 +6,7 @@
 
 #include "dist/stop.h"
 #include "launch/command.h"
+#include "launch/options.h"
 #include "launch/trainer.h"
 #include "nn/log.h"
 
@@ -119,31 +120,20 @@ static void print_json(const launch_trainer *t, const train_report *report) {
 // ---- the command ----
 
 typedef struct {
-  const char *path; // of the configuration
-  char **overrides;
-  int override_count;
+  launch_list operands; // the configuration, then key.path=value
   bool print_config, help_config, json;
 } train_options;
 
-// Overrides are moved to the front of argv, where they stay.
-static nn_status read_options(int argc, char **argv, train_options *options) {
-  *options = (train_options){.overrides = argv};
-  for (int i = 1; i < argc; i++) {
-    if (strcmp(argv[i], "--print-config") == 0)
-      options->print_config = true;
-    else if (strcmp(argv[i], "--help-config") == 0)
-      options->help_config = true;
-    else if (strcmp(argv[i], "--json") == 0)
-      options->json = true;
-    else if (argv[i][0] == '-')
-      return NN_FAIL(NN_ERR_USAGE, "train: unknown option '%s'; `natsformer train --help` lists them",
-                     argv[i]);
-    else if (options->path == NULL)
-      options->path = argv[i];
-    else
-      options->overrides[options->override_count++] = argv[i];
-  }
-  if (options->path == NULL && !options->help_config)
+// Operands are moved to the front of argv, where they stay.
+static nn_status read_options(int argc, char **argv, train_options *o) {
+  *o = (train_options){.operands = {.items = (const char **)argv}};
+  const launch_option options[] = {
+      {"--print-config", LAUNCH_OPTION_FLAG, &o->print_config, 0, 0},
+      {"--help-config", LAUNCH_OPTION_FLAG, &o->help_config, 0, 0},
+      {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
+  };
+  NN_TRY(launch_options_read("train", options, sizeof options / sizeof *options, argc, argv, &o->operands));
+  if (o->operands.count == 0 && !o->help_config)
     return NN_FAIL(NN_ERR_USAGE,
                    "train: expected a configuration, as in `natsformer train configs/quickstart.yaml`");
   return NN_OK;
@@ -161,7 +151,8 @@ static nn_status run(dist_group *world, int argc, char **argv) {
       launch_config_help(stdout);
     return NN_OK;
   }
-  NN_TRY(launch_config_load(world, options.path, options.overrides, options.override_count, &config));
+  const char **operands = options.operands.items;
+  NN_TRY(launch_config_load(world, operands[0], operands + 1, (int)options.operands.count - 1, &config));
   NN_TRY(launch_config_check(&config, dist_size(world)));
   if (options.print_config) {
     if (first)

@@ -99,6 +99,10 @@ nn_status nn_classifier_run(nn_device *device, const nn_classifier *op) {
   return device->ops->classifier_run(device, op);
 }
 
+size_t nn_classifier_workspace(const nn_device *device, const nn_classifier *op) {
+  return device->ops->classifier_workspace(op);
+}
+
 nn_status nn_logits_forward(nn_device *device, const nn_logits *op) {
   NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
   NEED(op->x && op->weight && op->y);

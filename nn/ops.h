@@ -130,6 +130,10 @@ typedef struct {
 } nn_classifier;
 nn_status nn_classifier_run(nn_device *device, const nn_classifier *op);
 
+// Bytes of workspace that a run takes at most, for a table of memory: reads dimensions, and which outputs are
+// wanted, but no tensor.
+size_t nn_classifier_workspace(const nn_device *device, const nn_classifier *op);
+
 // Plain logits, for sampling: y = x weight^T in float32.
 typedef struct {
   int64_t rows;

@@ -1,8 +1,8 @@
-#include <cblas.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h> // memcpy, memset
 
+#include "nn/cpu/matmul.h"
 #include "nn/cpu/operators.h"
 #include "nn/cpu/parallel.h"
 #include "nn/cpu/vector.h"
@@ -50,6 +50,12 @@ static size_t lay_out(const nn_classifier *op, char *base, pieces *p) {
   p->best = take(base, &used, rows * sizeof *p->best);
   p->index = take(base, &used, (size_t)p->count * sizeof *p->index);
   return used;
+}
+
+// All rows but one are needed: the largest case in which they are gathered.
+size_t nn_cpu_classifier_workspace(const nn_classifier *op) {
+  pieces p = {.rows = piece_rows(op, op->rows), .count = op->rows - 1};
+  return lay_out(op, NULL, &p);
 }
 
 static nn_status prepare(nn_device *device, const nn_classifier *op, pieces *p) {
@@ -151,26 +157,47 @@ static void copy_row(float *to, const float *from, int32_t width) {
   memcpy(to, from, (size_t)width * sizeof *to);
 }
 
+static void multiply_logits(const nn_classifier *op, const pieces *p, const float *x, int32_t rows) {
+  nn_cpu_multiply(&(nn_cpu_product){.m = rows,
+                                    .n = op->vocab,
+                                    .k = op->width,
+                                    .a = x,
+                                    .b = op->weight,
+                                    .transposed_b = true,
+                                    .c = p->logits});
+}
+
+// dx = dlogits weight; dweight += dlogits^T x
+static void multiply_gradients(const nn_classifier *op, const pieces *p, const float *x, float *dx,
+                               int32_t rows) {
+  nn_cpu_multiply(
+      &(nn_cpu_product){.m = rows, .n = op->width, .k = op->vocab, .a = p->logits, .b = op->weight, .c = dx});
+  nn_cpu_multiply(&(nn_cpu_product){.m = op->vocab,
+                                    .n = op->width,
+                                    .k = rows,
+                                    .a = p->logits,
+                                    .transposed_a = true,
+                                    .b = x,
+                                    .add = true,
+                                    .c = op->dweight});
+}
+
 static void run_piece(const nn_classifier *op, const pieces *p, int64_t first, int32_t rows) {
-  int32_t width = op->width, vocab = op->vocab;
+  int32_t width = op->width;
   bool gathered = p->count < op->rows;
   const float *batch_x = op->x;
   float *batch_dx = op->dx;
   const float *x = gathered ? p->x : batch_x + first * width;
   for (int32_t r = 0; gathered && r < rows; r++)
     copy_row(p->x + (int64_t)r * width, batch_x + (int64_t)p->index[first + r] * width, width);
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, vocab, width, 1.0f, x, width, op->weight, width,
-              0.0f, p->logits, vocab);
-#pragma omp parallel if (nn_range_is_large((int64_t)rows * vocab))
+  multiply_logits(op, p, x, rows);
+#pragma omp parallel if (nn_range_is_large((int64_t)rows * op->vocab))
   softmax_rows(op, p, first, nn_range_mine(rows, 1));
   record(op, p, first, rows);
   if (op->dx == NULL)
     return;
   float *dx = gathered ? p->dx : batch_dx + first * width;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, vocab, 1.0f, p->logits, vocab,
-              op->weight, width, 0.0f, dx, width);
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, vocab, width, rows, 1.0f, p->logits, vocab, x, width,
-              1.0f, op->dweight, width);
+  multiply_gradients(op, p, x, dx, rows);
   for (int32_t r = 0; gathered && r < rows; r++)
     copy_row(batch_dx + (int64_t)p->index[first + r] * width, dx + (int64_t)r * width, width);
 }

@@ -1,10 +1,14 @@
-#include <cblas.h>
-
+#include "nn/cpu/matmul.h"
 #include "nn/cpu/operators.h"
 
 nn_status nn_cpu_logits_forward(nn_device *device, const nn_logits *op) {
   (void)device;
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)op->rows, op->vocab, op->width, 1.0f, op->x,
-              op->width, op->weight, op->width, 0.0f, op->y, op->vocab);
+  nn_cpu_multiply(&(nn_cpu_product){.m = op->rows,
+                                    .n = op->vocab,
+                                    .k = op->width,
+                                    .a = op->x,
+                                    .b = op->weight,
+                                    .transposed_b = true,
+                                    .c = op->y});
   return NN_OK;
 }

@@ -13,6 +13,7 @@ const nn_ops_table nn_cpu_ops = {
     .activation_forward = nn_cpu_activation_forward,
     .activation_backward = nn_cpu_activation_backward,
     .classifier_run = nn_cpu_classifier_run,
+    .classifier_workspace = nn_cpu_classifier_workspace,
     .logits_forward = nn_cpu_logits_forward,
     .grad_norm = nn_cpu_grad_norm,
     .adamw = nn_cpu_adamw,

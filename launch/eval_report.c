@@ -103,6 +103,11 @@ static void set_number(json_t *object, const char *name, double value) {
     json_object_set_new(object, name, isfinite(value) ? json_real(value) : json_null());
 }
 
+// A count that was summed as a double.
+static void set_count(json_t *object, const char *name, double value) {
+  json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
 static void set_numbers(json_t *object, const launch_eval_scope *scope, const launch_eval_row *row) {
   numbers n = numbers_of(scope, &row->result);
   json_object_set_new(object, "policy", json_string(row->policy));
@@ -117,10 +122,10 @@ static void set_numbers(json_t *object, const launch_eval_scope *scope, const la
   set_number(object, "kv_bytes_dense", n.kv_bytes_dense);
   set_number(object, "live_tokens", n.live_tokens);
   set_number(object, "live_tokens_peak", n.live_tokens_peak);
-  set_number(object, "visible_pairs", row->result.sums.tokens.visible);
-  set_number(object, "causal_pairs", row->result.sums.tokens.causal);
-  set_number(object, "scored", row->result.sums.tokens.scored);
-  set_number(object, "tokens", row->result.sums.inputs);
+  set_count(object, "visible_pairs", row->result.sums.tokens.visible);
+  set_count(object, "causal_pairs", row->result.sums.tokens.causal);
+  set_count(object, "scored", row->result.sums.tokens.scored);
+  set_count(object, "tokens", row->result.sums.inputs);
   set_number(object, "tokens_per_s", n.tokens_per_s);
   set_number(object, "seconds", row->result.seconds);
 }

@@ -1,7 +1,7 @@
 // The CPU as a device: host memory, calls that are done when they return, threads by OpenMP.
 #include "nn/device_table.h"
 
-#include <dlfcn.h> // dlsym: which kernels OpenBLAS chose
+#include <dlfcn.h> // dlsym
 #include <omp.h>
 #include <stdio.h>  // snprintf
 #include <stdlib.h> // posix_memalign, free
@@ -94,13 +94,29 @@ static const nn_device_table cpu_table = {
     .event_done = cpu_event_done,
 };
 
+// A function of OpenBLAS; another BLAS does not have it. POSIX lets a symbol be read as a function.
+static bool find_function(const char *name, void *function) {
+  void *symbol = dlsym(RTLD_DEFAULT, name);
+  memcpy(function, &symbol, sizeof symbol);
+  return symbol != NULL;
+}
+
+// Products are split over threads by nn/cpu/matmul.c: an OpenBLAS with a thread pool of its own would split
+// them again. One that uses OpenMP knows by itself that it is called from a thread.
+static void keep_blas_in_its_thread(void) {
+  enum { OWN_POOL = 1 };
+  int (*get_parallel)(void) = NULL;
+  void (*set_threads)(int) = NULL;
+  if (find_function("openblas_get_parallel", &get_parallel) && get_parallel() == OWN_POOL &&
+      find_function("openblas_set_num_threads", &set_threads))
+    set_threads(1);
+}
+
 static void describe(char *text, size_t size) {
   int threads = omp_get_max_threads();
   int used = snprintf(text, size, "CPU, %d thread%s", threads, threads == 1 ? "" : "s");
-  // Another BLAS than OpenBLAS does not have this function. POSIX lets a symbol be read as a function.
   char *(*corename)(void) = NULL;
-  *(void **)&corename = dlsym(RTLD_DEFAULT, "openblas_get_corename");
-  if (corename != NULL && used > 0 && (size_t)used < size)
+  if (find_function("openblas_get_corename", &corename) && used > 0 && (size_t)used < size)
     snprintf(text + used, size - (size_t)used, ", %s kernels", corename());
 }
 
@@ -113,6 +129,7 @@ nn_status nn_cpu_device_open(int32_t local_rank, nn_device **out) {
   device->ops = &nn_cpu_ops;
   device->kind = NN_DEVICE_CPU;
   device->compute_type = NN_F32;
+  keep_blas_in_its_thread();
   describe(device->description, sizeof device->description);
   *out = device;
   return NN_OK;

@@ -9,7 +9,7 @@
 enum { STANDARD_PAGE_TOKENS = 16 };
 
 struct nats_decoder {
-  nats_model_config config; // with the policy's window
+  nats_model_config config;
   nats_policy_choice choice;
   nats_model *model; // room for [S, 1]
   nats_cache *cache;
@@ -67,8 +67,6 @@ nn_status nats_decoder_create_with(const nats_model_config *config, const nn_par
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for a decoder");
   d->config = *config;
   d->choice = *choice;
-  if (choice->policy->mask == NATS_ATTENTION_WINDOW || choice->policy->mask == NATS_ATTENTION_NATS)
-    d->config.window = choice->parameter[0];
   d->params = params;
   d->device = params->device;
   d->sequences = decoder->sequences;
@@ -193,8 +191,7 @@ static nn_status mix_and_fill(void *context, nats_model *m, int32_t layer) {
 
 static nn_status prefill_parallel(nats_decoder *d, const int32_t *tokens, int32_t length, float *logits) {
   nats_model *m;
-  nats_model_size size = {d->sequences, length, length, false};
-  NN_TRY(nats_model_create_as(&d->config, kind_of(d->choice.policy), d->params, size, &m));
+  NN_TRY(nats_policy_model(&d->choice, &d->config, d->params, d->sequences, length, &m));
   nats_batch batch = {.batch = d->sequences, .length = length, .tokens = tokens};
   nn_status status;
   NN_GOTO(status, done, nats_model_begin(m, &batch, &decoding));

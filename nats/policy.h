@@ -48,7 +48,9 @@ typedef struct {
   bool needs_scorer;                                        // only for models with attention: nats
   bool uses_weights;                                        // `after` reads attention weights
   int32_t state_size;                                       // floats
-  int32_t mask; // nats_attention_kind whose parallel pass shows the same pairs, or NATS_NO_MASK
+  // nats_attention_kind whose parallel pass shows the same pairs, or NATS_NO_MASK. With a mask that has a
+  // window, that is the first parameter.
+  int32_t mask;
   // Each writes the slots to drop in ascending order ([length] fit) and returns how many. NULL: none.
   int32_t (*before)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
   int32_t (*after)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);

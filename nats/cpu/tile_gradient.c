@@ -86,7 +86,7 @@ NN_CLONES void nats_tile_gradient(const nats_tile_rows *rows, int keys, const na
     }
     if (rows->sums != NULL) {
       add_types(rows, vectors, token, d, total);
-      if (first >= 0 && rows->sums->rows[token].start == token + 1)
+      if (first >= 0 && rows->sums->wants_own)
         rows->sums->own[token] += d[first / NN_LANES][first % NN_LANES];
     }
   }

@@ -23,6 +23,7 @@ void nats_type_sums_begin(nats_type_sums *sums, const nats_attention *op, int32_
   const int32_t length = op->length, chunk = op->chunk, chunks = nats_chunks(length, chunk);
   const uint8_t *types = op->types + ((int64_t)batch * op->kv_heads + kv_head) * chunks;
   const size_t tokens = (size_t)nats_round_up(length, NATS_TILE);
+  sums->wants_own = chunk == 1;
   memset(sums->lanes, 0, tokens * NATS_LANE_SUMS * NN_LANES * sizeof(float));
   memset(sums->own, 0, tokens * sizeof(float));
   memset(sums->seen, 0, tokens * sizeof(float));

@@ -4,7 +4,7 @@
 //   LOCAL    ... s(a) .. s(N(a)) - 1             (for a local key these are the visible pairs: A)
 //   WINDOW   ... s(a) .. s(a) - 1 + W
 //   ENDED    ... s(N(a)) .. s(N(N(a))) - 1       (local keys only: C)
-//   OWN      D_jj, where every token is its own chunk
+//   OWN      D_jj, only where every token is its own chunk
 //   SEEN     by row i: D_im over visible local keys m of earlier chunks: B
 #pragma once
 
@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
   nats_type_rows *rows; // [T]
   float *lanes;         // [T, NATS_LANE_SUMS, 16] partial sums
+  bool wants_own;       // every token is its own chunk
   float *own;           // [T]
   float *seen;          // [T rounded up to 64]
 } nats_type_sums;

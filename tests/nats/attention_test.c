@@ -1,0 +1,497 @@
+// Masked attention on the CPU against the definition in float64 (reference.c).
+#include "attention_case.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../nn/fresh_seed.h"
+
+static const attention_spec SPECS[] = {
+    {.name = "one token", .batch = 1, .length = 1, .heads = 1, .kv_heads = 1, .head_size = 4, .chunk = 1},
+    {.name = "tiny",
+     .batch = 2,
+     .length = 5,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 4,
+     .chunk = 1,
+     .window = 1,
+     .global = .3,
+     .local = .4},
+    {.name = "random types",
+     .batch = 2,
+     .length = 150,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 16,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .5},
+    {.name = "capped",
+     .batch = 2,
+     .length = 150,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 16,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .5,
+     .clip = 1},
+    {.name = "cap of 1.5",
+     .batch = 1,
+     .length = 97,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 3,
+     .global = .1,
+     .local = .5,
+     .clip = 1.5f},
+    {.name = "rare globals",
+     .batch = 1,
+     .length = 201,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 16,
+     .global = .015,
+     .local = .6,
+     .clip = 1},
+    {.name = "groups of 4",
+     .batch = 2,
+     .length = 96,
+     .heads = 8,
+     .kv_heads = 2,
+     .head_size = 32,
+     .chunk = 1,
+     .window = 16,
+     .global = .1,
+     .local = .5},
+    {.name = "groups of 3, capped",
+     .batch = 1,
+     .length = 131,
+     .heads = 3,
+     .kv_heads = 1,
+     .head_size = 20,
+     .chunk = 1,
+     .window = 5,
+     .global = .1,
+     .local = .4,
+     .clip = 1},
+    {.name = "all local",
+     .batch = 1,
+     .length = 130,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 4,
+     .local = 1},
+    {.name = "all global",
+     .batch = 1,
+     .length = 130,
+     .heads = 2,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 4,
+     .global = 1},
+    {.name = "all window",
+     .batch = 2,
+     .length = 140,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 9},
+    {.name = "window 0",
+     .batch = 1,
+     .length = 140,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 0,
+     .global = .1,
+     .local = .4},
+    {.name = "window 1",
+     .batch = 1,
+     .length = 140,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 1,
+     .global = .1,
+     .local = .4,
+     .clip = 1},
+    {.name = "window past the end",
+     .batch = 1,
+     .length = 100,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 1000,
+     .global = .1,
+     .local = .4},
+    {.name = "head size 64",
+     .batch = 1,
+     .length = 129,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 64,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .4},
+    {.name = "head size 128",
+     .batch = 1,
+     .length = 70,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 128,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .4,
+     .clip = 1},
+    {.name = "head size 100",
+     .batch = 1,
+     .length = 66,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 100,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .4},
+    {.name = "head size 256",
+     .batch = 1,
+     .length = 65,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 256,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .4},
+    {.name = "head size 6, unused end of rows",
+     .batch = 2,
+     .length = 90,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_size = 6,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .4,
+     .gap = 5},
+    {.name = "chunks of 3",
+     .batch = 2,
+     .length = 100,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 3,
+     .window = 7,
+     .global = .2,
+     .local = .5},
+    {.name = "chunks of 8, whole",
+     .batch = 1,
+     .length = 160,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 8,
+     .window = 16,
+     .global = .2,
+     .local = .5,
+     .clip = 1},
+    {.name = "chunks of 8, a part left",
+     .batch = 1,
+     .length = 157,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 8,
+     .window = 0,
+     .global = .2,
+     .local = .5},
+    {.name = "chunks of 100",
+     .batch = 1,
+     .length = 230,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 100,
+     .window = 20,
+     .global = .2,
+     .local = .5},
+    {.name = "nothing but an unfinished chunk",
+     .batch = 1,
+     .length = 30,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 50,
+     .window = 2,
+     .local = 1},
+    {.name = "chunks, all local",
+     .batch = 1,
+     .length = 90,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 4,
+     .window = 2,
+     .local = 1},
+    {.name = "1 thread",
+     .batch = 1,
+     .length = 200,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .5,
+     .clip = 1,
+     .threads = 1},
+    {.name = "3 threads, 2 heads",
+     .batch = 1,
+     .length = 200,
+     .heads = 4,
+     .kv_heads = 2,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .5,
+     .clip = 1,
+     .threads = 3,
+     .gap = 3},
+    {.name = "5 threads, 1 head",
+     .batch = 1,
+     .length = 200,
+     .heads = 2,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 5,
+     .window = 8,
+     .global = .1,
+     .local = .5,
+     .threads = 5},
+    {.name = "more threads than blocks",
+     .batch = 1,
+     .length = 70,
+     .heads = 1,
+     .kv_heads = 1,
+     .head_size = 8,
+     .chunk = 1,
+     .window = 8,
+     .global = .1,
+     .local = .5,
+     .threads = 7},
+    {.name = "large scores",
+     .batch = 1,
+     .length = 200,
+     .heads = 2,
+     .kv_heads = 2,
+     .head_size = 16,
+     .chunk = 1,
+     .window = 8,
+     .global = .2,
+     .local = .5,
+     .clip = 1,
+     .gain = 60},
+};
+enum { SPECS_COUNT = sizeof SPECS / sizeof *SPECS };
+
+// The largest difference over the largest expected entry. found[t * stride + x], expected[t * width + x].
+static double difference(const float *found, int64_t stride, const double *expected, int64_t tokens,
+                         int64_t width) {
+  double largest = 0, most = 0;
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t x = 0; x < width; x++) {
+      const double off = fabs((double)found[t * stride + x] - expected[t * width + x]);
+      largest = fmax(largest, fabs(expected[t * width + x]));
+      most = off <= most ? most : isnan(off) ? INFINITY : off;
+    }
+  return largest == 0 ? most : most / largest;
+}
+
+static void agrees(const attention_case *c, const reference *r, int32_t batch) {
+  const attention_spec *s = &c->spec;
+  const int64_t stride = c->op.token_stride, first = (int64_t)batch * s->length * stride;
+  const int64_t dense = (int64_t)s->heads * s->head_size, keys = (int64_t)s->kv_heads * s->head_size;
+  const int64_t types = (int64_t)s->kv_heads * c->chunks * 3;
+  const struct {
+    const char *name;
+    double error;
+  } tensors[] = {
+      {"o", difference((const float *)c->op.o + batch * s->length * dense, dense, r->o, s->length, dense)},
+      {"lse",
+       difference(c->op.lse + (int64_t)batch * s->heads * s->length, s->length, r->lse, s->heads, s->length)},
+      {"dq", difference((const float *)c->op.dq + first, stride, r->dq, s->length, dense)},
+      {"dk", difference((const float *)c->op.dk + first, stride, r->dk, s->length, keys)},
+      {"dv", difference((const float *)c->op.dv + first, stride, r->dv, s->length, keys)},
+      {"dtypes", difference(c->op.dtypes + batch * types, types, r->dtypes, 1, types)},
+  };
+  // Scores in the hundreds are themselves rounded at 1e-5.
+  const double tolerance = s->gain > 10 ? 1e-3 : 1e-5;
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    cr_expect_leq(tensors[i].error, tolerance, "%s: %s is off by %.2e (sequence %d)", s->name,
+                  tensors[i].name, tensors[i].error, batch);
+}
+
+// What breaks: training follows a wrong gradient, or the mask hides what it should show.
+Test(attention, agrees_with_the_definition) {
+  const uint64_t seed = fresh_seed();
+  for (int i = 0; i < SPECS_COUNT; i++) {
+    attention_case c;
+    case_open(&c, &SPECS[i], seed + 100 * (uint64_t)i);
+    case_run(&c, true);
+    for (int32_t batch = 0; batch < SPECS[i].batch; batch++) {
+      reference r = case_reference(&c, batch);
+      agrees(&c, &r, batch);
+      reference_free(&r);
+    }
+    case_close(&c);
+    omp_set_num_threads(2);
+  }
+  cr_log_info("NN_TEST_SEED=%llu", (unsigned long long)seed);
+}
+
+// What breaks: the interval of rows in which a key lives is not the mask of the method, and the cache of
+// decoding, which works by expiry too, keeps other tokens than training saw.
+Test(attention, expiry_is_the_mask) {
+  const uint64_t seed = fresh_seed();
+  for (int i = 0; i < SPECS_COUNT; i++) {
+    attention_case c;
+    case_open(&c, &SPECS[i], seed + 100 * (uint64_t)i);
+    case_run(&c, true);
+    reference r = case_reference(&c, 0);
+    for (int32_t h = 0; h < SPECS[i].kv_heads; h++)
+      for (int32_t j = 0; j < SPECS[i].length; j++)
+        for (int32_t row = j; row < SPECS[i].length; row++)
+          cr_assert_eq(row <= c.op.expiry[h * SPECS[i].length + j], reference_mask(&r, h, row, j) == 1,
+                       "%s: seed %llu, head %d, query %d, key %d", SPECS[i].name, (unsigned long long)seed, h,
+                       row, j);
+    reference_free(&r);
+    case_close(&c);
+    omp_set_num_threads(2);
+  }
+}
+
+// What breaks: gradients leak into other tensors of a packed row, or a row is left as it was.
+Test(attention, writes_all_of_its_outputs_and_nothing_else) {
+  attention_spec spec = SPECS[2];
+  spec.gap = 7;
+  attention_case c;
+  case_open(&c, &spec, fresh_seed());
+  case_run(&c, true);
+  const int64_t used = c.op.token_stride - spec.gap;
+  for (int64_t x = 0; x < c.qkv_count; x++)
+    cr_assert_eq(isnan(c.d_qkv[x]) != 0, x % c.op.token_stride >= used, "element %lld", (long long)x);
+  case_close(&c);
+}
+
+// What breaks: a model that does not learn types, or is evaluated, differs from one that does.
+Test(attention, the_gradient_of_types_changes_no_other) {
+  attention_spec spec = SPECS[2];
+  const uint64_t seed = fresh_seed();
+  attention_case with, without;
+  case_open(&with, &spec, seed);
+  case_open(&without, &spec, seed);
+  case_run(&with, true);
+  case_run(&without, false);
+  cr_expect_arr_eq(with.d_qkv, without.d_qkv, (size_t)with.qkv_count * sizeof(float), "seed %llu",
+                   (unsigned long long)seed);
+  case_close(&with);
+  case_close(&without);
+}
+
+// What breaks: a run that is repeated or resumed is not the same run.
+Test(attention, repeats_bit_for_bit) {
+  const uint64_t seed = fresh_seed();
+  for (int32_t threads = 1; threads <= 4; threads++) {
+    attention_spec spec = SPECS[6];
+    spec.threads = threads;
+    attention_case c;
+    size_t bytes, again_bytes;
+    case_open(&c, &spec, seed);
+    case_run(&c, true);
+    float *once = case_results(&c, &bytes);
+    for (int repeat = 0; repeat < 5; repeat++) {
+      case_run(&c, true);
+      float *again = case_results(&c, &again_bytes);
+      cr_expect_arr_eq(once, again, bytes, "%d threads, seed %llu", threads, (unsigned long long)seed);
+      free(again);
+    }
+    free(once);
+    case_close(&c);
+  }
+}
+
+// What breaks: hidden keys leak into what the model predicts.
+Test(attention, hidden_keys_have_no_influence) {
+  attention_spec spec = SPECS[2];
+  const uint64_t seed = fresh_seed();
+  attention_case c;
+  case_open(&c, &spec, seed);
+  case_run(&c, false);
+  size_t bytes;
+  float *before = case_results(&c, &bytes);
+  const int32_t j = 40;
+  const int64_t row = c.op.token_stride, q = (int64_t)spec.heads * spec.head_size;
+  for (int64_t x = q; x < row; x++)
+    c.qkv[j * row + x] = -3 * c.qkv[j * row + x] + 1; // k and v of token j, sequence 0
+  case_run(&c, false);
+  int seen = 0;
+  for (int32_t t = 0; t < spec.length; t++)
+    for (int32_t h = 0; h < spec.heads; h++) {
+      const int64_t at = ((int64_t)t * spec.heads + h) * spec.head_size;
+      const bool same =
+          memcmp(before + at, (float *)c.op.o + at, (size_t)spec.head_size * sizeof(float)) == 0;
+      const bool visible = t >= j && t <= c.op.expiry[h * spec.length + j];
+      cr_expect_eq(same, !visible, "head %d, query %d, seed %llu", h, t, (unsigned long long)seed);
+      seen += visible;
+    }
+  cr_expect_gt(seen, 0);
+  free(before);
+  case_close(&c);
+}
+
+// What breaks: mistakes of a caller become wrong numbers instead of an error.
+Test(attention, refuses_what_cannot_be) {
+  attention_case c;
+  case_open(&c, &SPECS[2], 1);
+  nats_attention op = c.op;
+  op.heads = 3; // kv_heads 2
+  cr_expect_eq(nats_attention_forward(c.device, &op), NN_ERR_INTERNAL);
+  cr_expect(strstr(nn_error_text(), "kv_heads") != NULL, "%s", nn_error_text());
+  nn_error_clear();
+  op = c.op;
+  op.token_stride = 3;
+  cr_expect_eq(nats_attention_forward(c.device, &op), NN_ERR_INTERNAL);
+  const float clips[] = {0.5f, -1};
+  for (int i = 0; i < 2; i++) {
+    op = c.op;
+    op.type_grad_clip = clips[i];
+    cr_expect_eq(nats_attention_backward(c.device, &op), NN_ERR_INTERNAL);
+  }
+  const float shares[] = {0, 1.5f};
+  for (int i = 0; i < 2; i++) {
+    op = c.op;
+    op.type_grad_rows = shares[i];
+    cr_expect_eq(nats_attention_backward(c.device, &op), NN_ERR_INTERNAL);
+  }
+  case_close(&c);
+}

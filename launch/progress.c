@@ -30,7 +30,9 @@ const char *launch_duration(double seconds, char text[LAUNCH_DURATION]) {
 
 const char *launch_bytes(int64_t bytes, char text[LAUNCH_DURATION]) {
   double mib = (double)bytes / (1 << 20);
-  if (mib < 1024)
+  if (mib < 1)
+    snprintf(text, LAUNCH_DURATION, "%.1f KiB", 1024 * mib);
+  else if (mib < 1024)
     snprintf(text, LAUNCH_DURATION, "%.1f MiB", mib);
   else
     snprintf(text, LAUNCH_DURATION, "%.2f GiB", mib / 1024);

@@ -25,5 +25,5 @@ double launch_seconds(void); // a monotonic clock
 enum { LAUNCH_DURATION = 32 };
 const char *launch_duration(double seconds, char text[LAUNCH_DURATION]);
 
-// "12.3 MiB", "1.20 GiB"
+// "512.0 KiB", "12.3 MiB", "1.20 GiB"
 const char *launch_bytes(int64_t bytes, char text[LAUNCH_DURATION]);

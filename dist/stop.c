@@ -11,8 +11,7 @@ static volatile sig_atomic_t interrupts = 0;
 // mpirun sends SIGTERM about a second before SIGKILL, and with -q it does not say why: one line from each
 // rank that is left is all that tells a user that another one died.
 static const char TERMINATED[] =
-    "natsformer: SIGTERM: stopping at the next step; under mpirun this also means "
-    "that another rank has ended\n";
+    "natsformer: SIGTERM: stopping at the next step (mpirun sends it when another rank has ended)\n";
 
 // Only async-signal-safe calls: write, signal and raise.
 static void on_signal(int number) {

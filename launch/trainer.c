@@ -111,23 +111,13 @@ static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) 
 
 static nn_status list_tensors(launch_trainer *t) {
   const nn_param_table *table = &t->learner.table;
-  const struct {
-    const char *prefix;
-    float *arena;
-  } kinds[] = {{"param", t->learner.params.master},
-               {"moment1", t->learner.params.moment1},
-               {"moment2", t->learner.params.moment2}};
+  const nn_params *params = &t->learner.params;
   t->tensors = calloc(3 * (size_t)table->count, sizeof *t->tensors);
   if (t->tensors == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for a list of tensors");
-  data_tensor *tensor = t->tensors;
-  for (size_t kind = 0; kind < sizeof kinds / sizeof *kinds; kind++)
-    for (const nn_param *param = table->items; param < table->items + table->count; param++, tensor++) {
-      snprintf(tensor->name, sizeof tensor->name, "%s/%s", kinds[kind].prefix, param->name);
-      tensor->rows = param->shape[0];
-      tensor->columns = param->shape[1];
-      tensor->data = kinds[kind].arena + param->offset;
-    }
+  data_tensors_of(table, "param", params->master, t->tensors);
+  data_tensors_of(table, "moment1", params->moment1, t->tensors + table->count);
+  data_tensors_of(table, "moment2", params->moment2, t->tensors + 2 * table->count);
   return NN_OK;
 }
 

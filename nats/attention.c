@@ -18,6 +18,11 @@ nn_status nats_attention_forward(nn_device *device, const nats_attention *op) {
   return table->attention_forward(device, op);
 }
 
+size_t nats_attention_workspace(const nn_device *device, const nats_attention *op) {
+  const nats_ops_table *table = nats_ops_of(device);
+  return table == NULL ? 0 : table->attention_workspace(op);
+}
+
 nn_status nats_attention_backward(nn_device *device, const nats_attention *op) {
   NN_TRY(check(op));
   NATS_NEED(op->d_o && op->dq && op->dk && op->dv);

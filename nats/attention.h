@@ -40,3 +40,7 @@ typedef struct {
 
 nn_status nats_attention_forward(nn_device *device, const nats_attention *op);
 nn_status nats_attention_backward(nn_device *device, const nats_attention *op);
+
+// Bytes of workspace that forward, and backward where d_o is given, take at most: reads dimensions, and which
+// outputs are wanted, but no tensor.
+size_t nats_attention_workspace(const nn_device *device, const nats_attention *op);

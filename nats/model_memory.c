@@ -163,13 +163,39 @@ nn_status nats_model_plan(const nats_model_config *config, nats_attention_kind k
   return NN_OK;
 }
 
+// The largest workspace of an operator. Tensors are not looked at, only whether they are wanted.
+static size_t workspace_of(const nats_model *m) {
+  static float a_tensor;
+  const nats_model_config *c = &m->config;
+  nats_attention attention = {
+      .batch = m->max_batch,
+      .length = m->max_length,
+      .heads = c->heads,
+      .kv_heads = c->kv_heads,
+      .head_size = c->head_size,
+      .chunk = m->chunk,
+      .window = c->window,
+      .d_o = m->training ? &a_tensor : NULL,
+      .dtypes = m->training && m->kind == NATS_ATTENTION_NATS ? &a_tensor : NULL,
+  };
+  nn_classifier classifier = {
+      .rows = (int64_t)m->max_batch * m->max_length,
+      .width = c->width,
+      .vocab = c->vocab,
+      .dx = m->training ? &a_tensor : NULL,
+  };
+  size_t of_attention = nats_attention_workspace(m->device, &attention);
+  size_t of_classifier = nn_classifier_workspace(m->device, &classifier);
+  return of_attention > of_classifier ? of_attention : of_classifier;
+}
+
 nn_status nats_model_measure(const nats_model_config *config, nn_device *device, int32_t batch,
                              int32_t length, bool training, nats_model_memory *out) {
   nats_model_size size = {batch, length, length, training};
   nats_model model;
   NN_TRY(nats_model_plan(config, config->attention, device, size, &model));
   out->activations = (int64_t)nats_model_lay_out(&model, NULL);
-  out->workspace = 0;
+  out->workspace = (int64_t)workspace_of(&model);
   free(model.layers);
   return NN_OK;
 }

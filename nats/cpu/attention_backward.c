@@ -211,12 +211,25 @@ static void finish_head(const job *j, int32_t pair) {
   }
 }
 
-nn_status nats_cpu_attention_backward(nn_device *device, const nats_attention *op) {
+// Bytes that all threads share, and those of each.
+static job measure(const nats_attention *op, nats_scratch *shared, nats_scratch *own) {
   job j = {.op = op, .split = nats_split_make(op, omp_get_max_threads()), .types = op->dtypes != NULL};
-  nats_scratch shared = {0}, own = {0};
-  layout_job(&j, &shared);
+  *shared = *own = (nats_scratch){0};
+  layout_job(&j, shared);
   worker measured;
-  layout_worker(&measured, &j, &own);
+  layout_worker(&measured, &j, own);
+  return j;
+}
+
+size_t nats_cpu_attention_backward_workspace(const nats_attention *op) {
+  nats_scratch shared, own;
+  const job j = measure(op, &shared, &own);
+  return shared.used + own.used * (size_t)j.split.threads;
+}
+
+nn_status nats_cpu_attention_backward(nn_device *device, const nats_attention *op) {
+  nats_scratch shared, own;
+  job j = measure(op, &shared, &own);
   void *memory;
   NN_TRY(nn_device_workspace(device, shared.used + own.used * (size_t)j.split.threads, &memory));
 

@@ -83,12 +83,20 @@ static void run_task(worker *w, const nats_split *split, int32_t task) {
   }
 }
 
-nn_status nats_cpu_attention_forward(nn_device *device, const nats_attention *op) {
-  const nats_split split = nats_split_make(op, omp_get_max_threads());
+static size_t bytes_of_worker(const nats_attention *op) {
   nats_scratch scratch = {0};
   worker measured;
   layout(&measured, op, &scratch);
-  const size_t bytes = scratch.used;
+  return scratch.used;
+}
+
+size_t nats_cpu_attention_forward_workspace(const nats_attention *op) {
+  return bytes_of_worker(op) * (size_t)nats_split_make(op, omp_get_max_threads()).threads;
+}
+
+nn_status nats_cpu_attention_forward(nn_device *device, const nats_attention *op) {
+  const nats_split split = nats_split_make(op, omp_get_max_threads());
+  const size_t bytes = bytes_of_worker(op);
   void *memory;
   NN_TRY(nn_device_workspace(device, bytes * (size_t)split.threads, &memory));
 #pragma omp parallel num_threads(split.threads)

@@ -2,6 +2,12 @@
 
 #include "nats/cpu/cache.h"
 
+static size_t attention_workspace(const nats_attention *op) {
+  const size_t forward = nats_cpu_attention_forward_workspace(op);
+  const size_t backward = op->d_o == NULL ? 0 : nats_cpu_attention_backward_workspace(op);
+  return forward > backward ? forward : backward;
+}
+
 const nats_ops_table nats_cpu_ops = {
     .types_forward = nats_cpu_types_forward,
     .types_backward = nats_cpu_types_backward,
@@ -11,6 +17,7 @@ const nats_ops_table nats_cpu_ops = {
     .kv_cost_backward = nats_cpu_kv_cost_backward,
     .attention_forward = nats_cpu_attention_forward,
     .attention_backward = nats_cpu_attention_backward,
+    .attention_workspace = attention_workspace,
     .cache_append = nats_cpu_cache_append,
     .cache_compact = nats_cpu_cache_compact,
     .cache_attention = nats_cpu_cache_attention,

@@ -11,3 +11,5 @@ nn_status nats_cpu_kv_cost_forward(nn_device *device, const nats_kv_cost *op);
 nn_status nats_cpu_kv_cost_backward(nn_device *device, const nats_kv_cost *op);
 nn_status nats_cpu_attention_forward(nn_device *device, const nats_attention *op);
 nn_status nats_cpu_attention_backward(nn_device *device, const nats_attention *op);
+size_t nats_cpu_attention_forward_workspace(const nats_attention *op);
+size_t nats_cpu_attention_backward_workspace(const nats_attention *op);

@@ -89,8 +89,18 @@ NN_INLINE float largest(const float *x, int32_t n) {
   return nn_v16_largest(most);
 }
 
+// By blocks: looking for a hit anywhere in a block runs in vectors, looking for the first does not.
 NN_INLINE int32_t first_equal(const float *x, int32_t n, float value) {
-  for (int32_t i = 0; i < n; i++)
+  enum { BLOCK = 64 };
+  int32_t begin = 0;
+  for (; begin + BLOCK <= n; begin += BLOCK) {
+    int32_t hits = 0;
+    for (int32_t i = 0; i < BLOCK; i++)
+      hits |= x[begin + i] == value;
+    if (hits != 0)
+      break;
+  }
+  for (int32_t i = begin; i < n; i++)
     if (x[i] == value)
       return i;
   return 0; // NaN everywhere

@@ -176,17 +176,19 @@ static nn_status drop(data_checkpointer *c, nn_status reason) {
 
 // HDF5 copes badly with a disk that fills up while it writes, so a full one is noticed before.
 static nn_status check_space(const data_checkpointer *c, const data_checkpoint_info *info) {
+  const uint64_t file = 16 << 10, header = 1 << 10; // what HDF5 and the manifest add, generously
   struct statvfs disk;
-  uint64_t needed = info->tokenizer_bytes + (UINT64_C(1) << 20);
+  uint64_t needed = info->tokenizer_bytes + (uint64_t)c->parts * (file + header * (uint64_t)c->count);
   for (int32_t i = 0; i < c->count; i++)
     needed += (uint64_t)(c->tensors[i].rows * c->tensors[i].columns) * sizeof(float);
   if (statvfs(c->folder, &disk) != 0 || disk.f_blocks == 0)
     return NN_OK; // a file system that does not tell; writing will
   uint64_t available = (uint64_t)disk.f_bavail * disk.f_frsize;
-  return available >= needed
-             ? NN_OK
-             : NN_FAIL(NN_ERR_IO, "%s: a checkpoint needs %" PRIu64 " MiB, the disk has %" PRIu64 " left",
-                       c->folder, needed >> 20, available >> 20);
+  if (available >= needed)
+    return NN_OK;
+  const double mib = 1 << 20;
+  return NN_FAIL(NN_ERR_IO, "%s: a checkpoint needs %.1f MiB, the disk has %.1f MiB left", c->folder,
+                 (double)needed / mib, (double)available / mib);
 }
 
 static nn_status begin_manifest(data_checkpointer *c, const data_checkpoint_info *info) {

@@ -59,10 +59,11 @@ static bool in_words(const char *words, const char *text) {
 // What can be written into a YAML file and read back: UTF-8 without control characters.
 static bool is_plain_text(const char *text) {
   size_t length = strlen(text);
+  data_utf8 state = {0};
   for (size_t i = 0; i < length; i++)
     if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F)
       return false;
-  return data_utf8_whole(text, length) == length;
+  return data_utf8_check(&state, text, length) == length && data_utf8_complete(&state);
 }
 
 const char *launch_shown(const char *text, char shown[LAUNCH_SHOWN]) {

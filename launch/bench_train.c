@@ -27,7 +27,7 @@ typedef struct {
 static const variant variants[] = {
     {"dense", "dense", false, 0, true},
     {"random", "nats", true, 0, true},
-    {"sparse", "nats", true, -3, true},
+    {"sparse", "nats", true, -2.5, true},
     {"learned", "nats", false, 0, false},
 };
 enum { VARIANTS = sizeof variants / sizeof *variants };

@@ -1,0 +1,220 @@
+#!/usr/bin/env bash
+# Whole training runs: what a person relies on who starts, stops, kills and continues them.
+#   bash tests/launch/train_test.sh PROGRAM NAME
+set -uo pipefail
+name=$2
+# shellcheck source=tests/launch/train_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/train_lib.sh"
+
+# Long enough to be stopped on the way.
+long=(train.steps=400 eval.every=100 checkpoint.every=50)
+
+# stop RUN STEP RANKS SETTINGS...: starts a run and asks it to stop soon after STEP.
+stop() {
+  begin "$3" run="$1" "${@:4}"
+  wait_for_step "$1" "$2"
+  kill -USR1 "$started"
+  finish
+  expect_status 75
+  expect_line 'stopped after step'
+  [ "$(steps "$1")" -lt 400 ] || fail 'stopped too late to test anything'
+}
+
+case $name in
+# Otherwise an experiment on 3 ranks would tell something else than on 1.
+ranks)
+  for ranks in 1 2 3; do
+    train $ranks run="$work/$ranks" nats.type_warmup=0
+    expect_status 0
+  done
+  [ "$(field kv_fraction "$work/1" | head -n 1)" != 1 ] || fail 'no types were drawn'
+  for ranks in 2 3; do
+    close_to loss 1e-4 "$work/1" "$work/$ranks"
+    close_to val_loss 1e-4 "$work/1" "$work/$ranks"
+    diff <(field tokens "$work/1") <(field tokens "$work/$ranks") >"$log" || fail 'other numbers of tokens'
+    # The types drawn in the first step are those of one rank, all of them.
+    [ "$(field kv_fraction "$work/1" | head -n 1)" = "$(field kv_fraction "$work/$ranks" | head -n 1)" ] ||
+      fail 'other types in the first step'
+  done
+  ;;
+
+# How a batch is cut into passes must not matter: otherwise memory decides about results.
+passes)
+  train 1 run="$work/one" train.micro_batch=12
+  train 1 run="$work/many" train.micro_batch=5
+  expect_status 0
+  close_to loss 1e-4 "$work/one" "$work/many"
+  close_to grad_norm 1e-3 "$work/one" "$work/many"
+  close_to kv_fraction 0.01 "$work/one" "$work/many"
+  ;;
+
+# Labelled documents, shorter than a sample: means are over the tokens of all ranks, not means of means.
+labelled)
+  "$program" data synth mqar --out "$work/recall" --samples 200 --val-samples 16 --length 48 --vocab 64 \
+    --window 8 --pairs 4 --queries 4 >"$log" 2>&1 || fail 'no recall task'
+  for ranks in 1 3; do
+    train $ranks run="$work/$ranks" data.path="$work/recall" data.sample=document train.length=64
+    expect_status 0
+  done
+  close_to loss 1e-4 "$work/1" "$work/3"
+  close_to accuracy 0.05 "$work/1" "$work/3"
+  close_to val_accuracy 0.1 "$work/1" "$work/3"
+  [ "$(field tokens "$work/1" | head -n 1)" -eq $((12 * 48)) ] || fail 'padding counts as tokens'
+  ;;
+
+# A run that was stopped and continued is the run that was not, to the last bit of its parameters.
+resume)
+  settings=("${long[@]}" nats.kv_target=0.5 nats.kv_eta=0.1) # lambda has a state of its own then
+  train 2 run="$work/whole" "${settings[@]}"
+  expect_status 0
+  stop "$work/parts" 130 2 "${settings[@]}"
+  train 2 run="$work/parts" "${settings[@]}"
+  expect_status 0
+  expect_line 'continuing at step'
+  same_metrics "$work/whole" "$work/parts"
+  for part in "$work/whole"/checkpoints/step-000000400/part-*.h5; do
+    cmp "$part" "$work/parts/checkpoints/step-000000400/${part##*/}" || fail 'other parameters or moments'
+  done
+  ;;
+
+# A job that gets fewer or more nodes the next time sees the same samples in the same order.
+other_ranks)
+  train 2 run="$work/whole" "${long[@]}"
+  stop "$work/parts" 60 2 "${long[@]}"
+  train 3 run="$work/parts" "${long[@]}"
+  expect_status 0
+  diff <(field tokens "$work/whole") <(field tokens "$work/parts") >"$log" || fail 'other numbers of tokens'
+  # Rounding grows with the steps; another sample would show at once.
+  at=$(sed -nE 's/.*"step": ([0-9]+),.*/\1/p' "$work/parts/metrics.jsonl" | wc -l)
+  [ "$at" -eq 400 ] || fail "$at lines instead of 400"
+  for run in whole parts; do
+    head -n 100 "$work/$run/metrics.jsonl" >"$work/lines"
+    mv "$work/lines" "$work/$run/metrics.jsonl"
+  done
+  close_to loss 0.02 "$work/whole" "$work/parts"
+  ;;
+
+# kill -9 of one rank ends the others, and nothing but the steps since the last checkpoint is lost.
+kill)
+  begin 2 run="$work/run" "${long[@]}" train.steps=1000000
+  wait_for_step "$work/run" 130
+  pkill -9 -n -P "$started" || fail 'no rank to kill'
+  since=$SECONDS
+  finish
+  [ "$status" -ne 0 ] || fail 'exit code 0 although a rank was killed'
+  [ $((SECONDS - since)) -lt 60 ] || fail 'the other rank went on for a minute'
+  begin 2 run="$work/run" "${long[@]}" train.steps=1000000
+  wait_for_line 'continuing at step'
+  kill -USR1 "$started"
+  finish
+  expect_status 75
+  field step "$work/run" | awk '$1 != NR { exit 1 }' || fail 'metrics.jsonl has gaps or doubles'
+  ;;
+
+# Two runs in one folder would ruin each other's checkpoints.
+locked)
+  begin 1 run="$work/run" "${long[@]}" train.steps=1000000
+  wait_for_step "$work/run" 2
+  first=$started
+  log=$work/second train 2
+  log=$work/second expect_status 2
+  log=$work/second expect_line 'is using this run folder'
+  kill -USR1 "$first"
+  finish
+  expect_status 75
+  ;;
+
+# One bad batch must not end a run of weeks, and must leave all ranks with the same parameters.
+skip)
+  for ranks in 1 2; do
+    NATSFORMER_FAULT=gradient:4-5 train $ranks run="$work/$ranks"
+    expect_status 0
+    expect_line 'skipped .* 2 steps'
+    [ "$(field grad_norm "$work/$ranks" | sed -n 4,5p | tr '\n' ' ')" = 'null null ' ] ||
+      fail 'no sign of the steps in the metrics'
+  done
+  close_to val_loss 1e-4 "$work/1" "$work/2"
+  NATSFORMER_FAULT=gradient:3-100 train 2 train.max_skipped=4
+  expect_status 1
+  expect_line 'error: step 6: the gradient was not finite in 4 steps in a row (train.max_skipped)'
+  ;;
+
+# A full disk costs a checkpoint and a warning, not the run.
+disk)
+  NATSFORMER_FAULT=checkpoint-pwrite:3 train 1
+  expect_status 0
+  expect_line 'warning: the checkpoint of step 5 was not written'
+  [ ! -e "$work/run/checkpoints/step-000000005" ] || fail 'half a checkpoint'
+  [ -e "$work/run/checkpoints/step-000000020/manifest.json" ] || fail 'no checkpoint at the end'
+  ;;
+
+# A checkpoint that was damaged on disk is noticed, and the one before it continues the run.
+damage)
+  train 2 run="$work/run"
+  expect_status 0
+  cp -r "$work/run" "$work/whole"
+  part=$work/run/checkpoints/step-000000020/part-001.h5
+  printf '\377\377\377\377' | dd of="$part" bs=1 seek=$(($(stat -c %s "$part") / 2)) conv=notrunc status=none
+  train 2
+  expect_status 0
+  expect_line 'the checkpoint of step 20 is skipped: .*part-001.h5'
+  expect_line 'continuing at step 15'
+  same_metrics "$work/whole" "$work/run"
+  ;;
+
+# A run that is complete says so, and can be prolonged.
+complete)
+  train 1 --json
+  expect_status 0
+  train 1
+  expect_status 0
+  expect_line 'nothing left to do after step 20 of 20'
+  [ "$(steps "$work/run")" -eq 20 ] || fail 'metrics changed'
+  train 1 train.steps=25
+  expect_status 0
+  [ "$(steps "$work/run")" -eq 25 ] || fail 'not prolonged'
+  ;;
+
+# Whoever plans a large run believes the table of memory that is printed first.
+memory)
+  for ranks in 1 2; do
+    train $ranks run="$work/$ranks" model.layers=4 model.width=192 model.heads=4 train.length=256 \
+      train.batch=8 train.micro_batch=4 train.steps=4 --json
+    expect_status 0
+    expect_line 'activations'
+    planned=$(sed -nE 's/.*"memory_planned_bytes": ([0-9]+).*/\1/p' "$log")
+    peak=$(sed -nE 's/.*"memory_peak_bytes": ([0-9]+).*/\1/p' "$log")
+    awk -v planned="$planned" -v peak="$peak" 'BEGIN {
+      room = peak / 10 > 32 * 2 ^ 20 ? peak / 10 : 32 * 2 ^ 20
+      exit !(peak > 0 && planned - peak < room && peak - planned < room) }' ||
+      fail "peak of $peak bytes, planned were $planned"
+  done
+  ;;
+
+# A run leaves what is documented, and a data set without validation split is said once.
+folder)
+  "$program" data build --tokenizer byte --out "$work/unsplit" "${texts[@]}" >"$log" 2>&1
+  train 2 data.path="$work/unsplit" --json
+  expect_status 0
+  [ "$(grep -c 'no validation split' "$log")" -eq 1 ] || fail 'not said once that there is no validation split'
+  [ -z "$(field val_loss "$work/run")" ] || fail 'a validation loss out of nothing'
+  [ "$(field step "$work/run" | tail -n 1)" -eq 20 ] || fail 'no line for step 20'
+  "$program" train "$work/run/config.yaml" --print-config | cmp - "$work/run/config.yaml" || fail 'config.yaml differs'
+  if command -v gnuplot >/dev/null; then
+    for plot in loss kv_fraction; do
+      [ "$(head -c 4 "$work/run/plots/$plot.png" | tail -c 3)" = PNG ] || fail "no $plot.png"
+    done
+  fi
+  ;;
+
+# The measurement that the speed claims rest on.
+bench)
+  bash "$tests/ranks.sh" 1 "$program" bench train model.width=32 model.layers=1 model.heads=2 model.vocab=64 \
+    train.length=512 --steps 2 --json >"$log" 2>&1 || fail 'bench train failed'
+  expect_line '"dense": {"step_ms"'
+  sparse=$(sed -nE 's/.*"sparse": .*"kv_fraction": ([0-9.]+).*/\1/p' "$log")
+  awk -v fraction="$sparse" 'BEGIN { exit !(fraction > 0 && fraction < 0.2) }' || fail 'sparse types are not sparse'
+  ;;
+*) fail 'unknown' ;;
+esac
+echo "$name: passed"

@@ -93,7 +93,7 @@ nn_status nn_activation_backward(nn_device *device, const nn_activation *op) {
 }
 
 nn_status nn_classifier_run(nn_device *device, const nn_classifier *op) {
-  NEED(op->rows > 0 && op->width > 0 && op->vocab > 0);
+  NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
   NEED(op->x && op->weight && op->targets && op->sums);
   NEED(!op->dx || (op->dweight && op->grad_scale));
   return device->ops->classifier_run(device, op);

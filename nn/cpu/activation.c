@@ -2,77 +2,59 @@
 #include "nn/cpu/parallel.h"
 #include "nn/cpu/vector.h"
 
-// GELU, tanh form: x/2 (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3).
-static const float GELU_SCALE = 0.7978845608f, GELU_CUBIC = 0.044715f;
+// GELU, tanh form: x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3). That is x sigmoid(2u), which
+// keeps its relative accuracy where x is very negative.
+static const float GELU_SCALE = 2.0f * 0.7978845608f, GELU_CUBIC = 0.044715f;
 
-NN_INLINE nn_v16 gelu(nn_v16 x) {
-  nn_v16 u = GELU_SCALE * (x + GELU_CUBIC * x * x * x);
-  return 0.5f * x * (1.0f + nn_v16_tanh(u));
+NN_INLINE nn_v16 gelu_gate(nn_v16 x) {
+  return nn_v16_sigmoid(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
 }
 
 NN_INLINE nn_v16 gelu_slope(nn_v16 x) {
-  nn_v16 t = nn_v16_tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
-  nn_v16 du = GELU_SCALE * (1.0f + 3.0f * GELU_CUBIC * x * x);
-  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * du;
+  nn_v16 gate = gelu_gate(x);
+  return gate + x * gate * (1.0f - gate) * (GELU_SCALE * (1.0f + 3.0f * GELU_CUBIC * x * x));
 }
 
 NN_CLONES static void gelu_forward(const float *x, float *y, nn_range mine) {
-  int64_t i = mine.begin;
-  for (; i + NN_LANES <= mine.end; i += NN_LANES)
-    nn_v16_store(y + i, gelu(nn_v16_load(x + i)));
-  int rest = (int)(mine.end - i);
-  nn_v16_store_n(y + i, gelu(nn_v16_load_n(x + i, rest, 0.0f)), rest);
-}
-
-NN_INLINE void gelu_backward_lanes(const float *x, const float *dy, float *dx, int lanes) {
-  nn_v16 slope = gelu_slope(nn_v16_load_n(x, lanes, 0.0f));
-  nn_v16_store_n(dx, slope * nn_v16_load_n(dy, lanes, 0.0f), lanes);
+  NN_FOR_LANES(mine.begin, mine.end, i, lanes, {
+    nn_v16 value = nn_v16_load_n(x + i, lanes, 0.0f);
+    nn_v16_store_n(y + i, value * gelu_gate(value), lanes);
+  });
 }
 
 NN_CLONES static void gelu_backward(const float *x, const float *dy, float *dx, nn_range mine) {
-  int64_t i = mine.begin;
-  for (; i + NN_LANES <= mine.end; i += NN_LANES)
-    gelu_backward_lanes(x + i, dy + i, dx + i, NN_LANES);
-  gelu_backward_lanes(x + i, dy + i, dx + i, (int)(mine.end - i));
+  NN_FOR_LANES(mine.begin, mine.end, i, lanes, {
+    nn_v16 slope = gelu_slope(nn_v16_load_n(x + i, lanes, 0.0f));
+    nn_v16_store_n(dx + i, slope * nn_v16_load_n(dy + i, lanes, 0.0f), lanes);
+  });
 }
 
 // SwiGLU: gate sigmoid(gate) up.
-NN_INLINE void swiglu_lanes(const float *gate, const float *up, float *y, int lanes) {
-  nn_v16 g = nn_v16_load_n(gate, lanes, 0.0f);
-  nn_v16_store_n(y, g * nn_v16_sigmoid(g) * nn_v16_load_n(up, lanes, 0.0f), lanes);
-}
-
-NN_INLINE void swiglu_backward_lanes(const float *x, int32_t width, const float *dy, float *dx, int lanes) {
-  nn_v16 gate = nn_v16_load_n(x, lanes, 0.0f), up = nn_v16_load_n(x + width, lanes, 0.0f);
-  nn_v16 d = nn_v16_load_n(dy, lanes, 0.0f);
-  nn_v16 sigmoid = nn_v16_sigmoid(gate), silu = gate * sigmoid;
-  nn_v16_store_n(dx, d * up * (sigmoid + silu * (1.0f - sigmoid)), lanes);
-  nn_v16_store_n(dx + width, d * silu, lanes);
-}
-
 NN_CLONES static void swiglu_forward(const nn_activation *op, nn_range rows) {
-  int32_t width = op->width;
   for (int64_t row = rows.begin; row < rows.end; row++) {
-    const float *gate = (const float *)op->x + row * 2 * width, *up = gate + width;
-    float *y = (float *)op->y + row * width;
-    int32_t i = 0;
-    for (; i + NN_LANES <= width; i += NN_LANES)
-      swiglu_lanes(gate + i, up + i, y + i, NN_LANES);
-    if (i < width)
-      swiglu_lanes(gate + i, up + i, y + i, width - i);
+    const float *gate = (const float *)op->x + row * 2 * op->width, *up = gate + op->width;
+    float *y = (float *)op->y + row * op->width;
+    NN_FOR_LANES(0, op->width, i, lanes, {
+      nn_v16 g = nn_v16_load_n(gate + i, lanes, 0.0f);
+      nn_v16_store_n(y + i, g * nn_v16_sigmoid(g) * nn_v16_load_n(up + i, lanes, 0.0f), lanes);
+    });
   }
 }
 
 NN_CLONES static void swiglu_backward(const nn_activation *op, nn_range rows) {
-  int32_t width = op->width;
   for (int64_t row = rows.begin; row < rows.end; row++) {
-    const float *x = (const float *)op->x + row * 2 * width, *dy = (const float *)op->dy + row * width;
-    float *dx = (float *)op->dx + row * 2 * width;
-    int32_t i = 0;
-    for (; i + NN_LANES <= width; i += NN_LANES)
-      swiglu_backward_lanes(x + i, width, dy + i, dx + i, NN_LANES);
-    if (i < width)
-      swiglu_backward_lanes(x + i, width, dy + i, dx + i, width - i);
+    const float *gate = (const float *)op->x + row * 2 * op->width, *up = gate + op->width;
+    const float *dy = (const float *)op->dy + row * op->width;
+    float *dgate = (float *)op->dx + row * 2 * op->width, *dup = dgate + op->width;
+    NN_FOR_LANES(0, op->width, i, lanes, {
+      nn_v16 g = nn_v16_load_n(gate + i, lanes, 0.0f);
+      nn_v16 u = nn_v16_load_n(up + i, lanes, 0.0f);
+      nn_v16 d = nn_v16_load_n(dy + i, lanes, 0.0f);
+      nn_v16 sigmoid = nn_v16_sigmoid(g);
+      nn_v16 silu = g * sigmoid;
+      nn_v16_store_n(dgate + i, d * u * (sigmoid + silu * (1.0f - sigmoid)), lanes);
+      nn_v16_store_n(dup + i, d * silu, lanes);
+    });
   }
 }
 

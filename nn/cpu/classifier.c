@@ -81,11 +81,7 @@ static nn_status prepare(nn_device *device, const nn_classifier *op, pieces *p) 
 
 NN_INLINE float largest(const float *x, int32_t n) {
   nn_v16 most = nn_v16_set(-INFINITY);
-  int32_t i = 0;
-  for (; i + NN_LANES <= n; i += NN_LANES)
-    most = nn_v16_max(nn_v16_load(x + i), most);
-  if (i < n)
-    most = nn_v16_max(nn_v16_load_n(x + i, n - i, -INFINITY), most);
+  NN_FOR_LANES(0, n, i, lanes, most = nn_v16_max(nn_v16_load_n(x + i, lanes, -INFINITY), most););
   return nn_v16_largest(most);
 }
 
@@ -109,17 +105,11 @@ NN_INLINE int32_t first_equal(const float *x, int32_t n, float value) {
 // x becomes e^(x - shift); returns the sum.
 NN_INLINE double exponentials(float *x, int32_t n, float shift) {
   nn_v16 sum = {0};
-  int32_t i = 0;
-  for (; i + NN_LANES <= n; i += NN_LANES) {
-    nn_v16 e = nn_v16_exp(nn_v16_load(x + i) - shift);
-    nn_v16_store(x + i, e);
+  NN_FOR_LANES(0, n, i, lanes, {
+    nn_v16 e = nn_v16_exp(nn_v16_load_n(x + i, lanes, -INFINITY) - shift);
+    nn_v16_store_n(x + i, e, lanes);
     sum += e;
-  }
-  if (i < n) {
-    nn_v16 e = nn_v16_exp(nn_v16_load_n(x + i, n - i, -INFINITY) - shift);
-    nn_v16_store_n(x + i, e, n - i);
-    sum += e;
-  }
+  });
   return nn_d8_sum(nn_d8_add_v16((nn_d8){0}, sum));
 }
 

@@ -16,12 +16,9 @@ NN_INLINE void add_block(int64_t rows, int64_t width, const float *x, float *out
 
 NN_CLONES static void sum_columns(int64_t rows, int64_t width, const float *x, float *out, nn_range columns) {
   for (int64_t row = 0; row < rows; row += BLOCK) {
-    int64_t block = rows - row < BLOCK ? rows - row : BLOCK, c = columns.begin;
-    const float *from = x + row * width;
-    for (; c + NN_LANES <= columns.end; c += NN_LANES)
-      add_block(block, width, from + c, out + c, NN_LANES);
-    if (c < columns.end)
-      add_block(block, width, from + c, out + c, (int)(columns.end - c));
+    int64_t block = rows - row < BLOCK ? rows - row : BLOCK;
+    NN_FOR_LANES(columns.begin, columns.end, c, lanes,
+                 add_block(block, width, x + row * width + c, out + c, lanes););
   }
 }
 

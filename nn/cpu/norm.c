@@ -5,26 +5,12 @@
 #include "nn/cpu/parallel.h"
 #include "nn/cpu/vector.h"
 
-// The loops below go over a row in vectors; BODY gets an offset and a number of lanes.
-#define FOR_LANES(width, i, lanes, BODY)                                                                     \
-  do {                                                                                                       \
-    int32_t i = 0;                                                                                           \
-    for (; i + NN_LANES <= (width); i += NN_LANES) {                                                         \
-      enum { lanes = NN_LANES };                                                                             \
-      BODY                                                                                                   \
-    }                                                                                                        \
-    if (i < (width)) {                                                                                       \
-      const int lanes = (width)-i;                                                                           \
-      BODY                                                                                                   \
-    }                                                                                                        \
-  } while (0)
-
 // ---- forward
 
 // sum = x + delta, and the first moment (LayerNorm) or the second (RMSNorm) of the result.
 NN_INLINE float add_and_reduce(const float *x, const float *delta, float *sum, int32_t width, bool layer) {
   nn_v16 total = {0};
-  FOR_LANES(width, i, lanes, {
+  NN_FOR_LANES(0, width, i, lanes, {
     nn_v16 s = nn_v16_load_n(x + i, lanes, 0.0f);
     if (delta != NULL) {
       s += nn_v16_load_n(delta + i, lanes, 0.0f);
@@ -37,7 +23,7 @@ NN_INLINE float add_and_reduce(const float *x, const float *delta, float *sum, i
 
 NN_INLINE float squared_deviations(const float *x, float mean, int32_t width) {
   nn_v16 total = {0};
-  FOR_LANES(width, i, lanes, {
+  NN_FOR_LANES(0, width, i, lanes, {
     nn_v16 deviation = nn_v16_load_n(x + i, lanes, mean) - mean;
     total += deviation * deviation;
   });
@@ -46,7 +32,7 @@ NN_INLINE float squared_deviations(const float *x, float mean, int32_t width) {
 
 NN_INLINE void normalise(const float *x, float mean, float rstd, const float *weight, const float *bias,
                          float *y, int32_t width) {
-  FOR_LANES(width, i, lanes, {
+  NN_FOR_LANES(0, width, i, lanes, {
     nn_v16 value = (nn_v16_load_n(x + i, lanes, 0.0f) - mean) * rstd * nn_v16_load_n(weight + i, lanes, 0.0f);
     if (bias != NULL)
       value += nn_v16_load_n(bias + i, lanes, 0.0f);
@@ -107,7 +93,7 @@ NN_INLINE row_averages average(const float *s, const float *dy, const float *wei
                                int32_t width) {
   nn_v16 sum_g = {0};
   nn_v16 sum_g_xhat = {0};
-  FOR_LANES(width, i, lanes, {
+  NN_FOR_LANES(0, width, i, lanes, {
     nn_v16 g = nn_v16_load_n(dy + i, lanes, 0.0f) * nn_v16_load_n(weight + i, lanes, 0.0f);
     sum_g += g;
     sum_g_xhat += g * (nn_v16_load_n(s + i, lanes, 0.0f) - mean);
@@ -127,7 +113,7 @@ NN_INLINE void backward_row(const nn_norm *op, int64_t row, float *partial, bool
   float rstd = op->rstd[row], mean = layer ? op->mean[row] : 0.0f;
   row_averages averages = average(s, dy, weight, mean, rstd, width);
   float shift = layer ? averages.g : 0.0f;
-  FOR_LANES(width, i, lanes, {
+  NN_FOR_LANES(0, width, i, lanes, {
     nn_v16 d = nn_v16_load_n(dy + i, lanes, 0.0f);
     nn_v16 xhat = (nn_v16_load_n(s + i, lanes, 0.0f) - mean) * rstd;
     nn_v16 ds = rstd * (d * nn_v16_load_n(weight + i, lanes, 0.0f) - shift - xhat * averages.g_xhat);

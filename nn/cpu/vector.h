@@ -6,9 +6,7 @@
 //   region:
 //     the body of an OpenMP region is compiled without the clones of the function around it.
 //   - Helpers are NN_INLINE, so that each clone gets its own copy.
-//   - The end of a row: write the body of the loop as an NN_INLINE function of the number of lanes, with the
-//   _n
-//     variants; where that number is the constant NN_LANES, they are plain loads and stores.
+//   - Go over a row with NN_FOR_LANES and the _n loads and stores.
 #pragma once
 
 #include <stdint.h>
@@ -25,6 +23,22 @@
 #define NN_INLINE static inline __attribute__((always_inline, unused))
 
 enum { NN_LANES = 16 };
+
+// Goes over [begin, end) by vectors: the body sees an offset `i` and how many `lanes` lie before the end. In
+// all but the last, `lanes` is the constant NN_LANES, with which the _n functions below become plain loads
+// and stores. `i` counts in int64_t.
+#define NN_FOR_LANES(begin, end, i, lanes, ...)                                                              \
+  do {                                                                                                       \
+    int64_t i = (begin);                                                                                     \
+    for (; i + NN_LANES <= (end); i += NN_LANES) {                                                           \
+      enum { lanes = NN_LANES };                                                                             \
+      __VA_ARGS__                                                                                            \
+    }                                                                                                        \
+    if (i < (end)) {                                                                                         \
+      const int lanes = (int)((end)-i);                                                                      \
+      __VA_ARGS__                                                                                            \
+    }                                                                                                        \
+  } while (0)
 
 // aligned(4): may be loaded from any float. Comparisons give an nn_i16 of 0 and -1.
 typedef float nn_v16 __attribute__((vector_size(64), aligned(4), may_alias));

@@ -105,13 +105,14 @@ nn_status data_sp_encode(const data_sp *sp, const char *text, size_t bytes, data
   });
 }
 
-nn_status data_sp_train(const char *type, int32_t vocab, const char *end_of_text, data_sp_next next,
-                        void *context, void **model, size_t *bytes) {
+nn_status data_sp_train(const char *type, int32_t vocab, double coverage, const char *end_of_text,
+                        data_sp_next next, void *context, void **model, size_t *bytes) {
   // What the text says is what the model says: no normalisation, no space added or removed, bytes for what
   // has no piece. A newline is a piece of its own, so lines can be encoded one by one.
   const std::unordered_map<std::string, std::string> settings = {
       {"model_type", type},
       {"vocab_size", std::to_string(vocab)},
+      {"character_coverage", std::to_string(coverage)},
       {"normalization_rule_name", "identity"},
       {"add_dummy_prefix", "false"},
       {"remove_extra_whitespaces", "false"},

@@ -35,9 +35,10 @@ nn_status data_sp_encode(const data_sp *sp, const char *text, size_t bytes, data
 // A source of stretches of text: *bytes 0 at the end; valid until the next call.
 typedef nn_status (*data_sp_next)(void *context, const char **text, size_t *bytes);
 
-// Trains a lossless model on one thread. `type`: "bpe" or "unigram". The model is malloc'ed.
-nn_status data_sp_train(const char *type, int32_t vocab, const char *end_of_text, data_sp_next next,
-                        void *context, void **model, size_t *bytes);
+// Trains a lossless model on one thread. `type`: "bpe" or "unigram". `coverage`: share of the characters of
+// the text that get pieces of their own; the others are spelt in bytes. The model is malloc'ed.
+nn_status data_sp_train(const char *type, int32_t vocab, double coverage, const char *end_of_text,
+                        data_sp_next next, void *context, void **model, size_t *bytes);
 
 #ifdef __cplusplus
 }

@@ -87,8 +87,8 @@ static nn_status train(const data_tokenizer_training *training, int64_t text_byt
       text_bytes <= training->sample_bytes ? 2 : (double)training->sample_bytes / (double)text_bytes;
   nn_info("training a %s model of %d pieces on %.1f of %.1f MB", training->type, training->vocab,
           1e-6 * (double)(from->share > 1 ? text_bytes : training->sample_bytes), 1e-6 * (double)text_bytes);
-  nn_status status =
-      data_sp_train(training->type, training->vocab, "<|endoftext|>", next_stretch, from, &model, &bytes);
+  nn_status status = data_sp_train(training->type, training->vocab, training->coverage, "<|endoftext|>",
+                                   next_stretch, from, &model, &bytes);
   if (status == NN_OK)
     status = data_file_replace(training->out, model, bytes);
   data_text_source_close(from->source);
@@ -114,6 +114,9 @@ static nn_status check(const data_tokenizer_training *training) {
   if (strcmp(training->type, "bpe") != 0 && strcmp(training->type, "unigram") != 0)
     return NN_FAIL(NN_ERR_USAGE, "data train-tokenizer: --type is bpe or unigram, not '%.40s'",
                    training->type);
+  if (!(training->coverage >= 0.98 && training->coverage <= 1)) // what the library takes
+    return NN_FAIL(NN_ERR_USAGE, "data train-tokenizer: --coverage is a share from 0.98 to 1, not %g",
+                   training->coverage);
   return NN_OK;
 }
 

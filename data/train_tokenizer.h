@@ -15,6 +15,7 @@ typedef struct {
   bool force;        // replace a file that is there
   int32_t vocab;
   const char *type; // "bpe", "unigram"
+  double coverage;  // see data_sp_train
   // Text to learn from, about: stretches drawn evenly from all inputs. Training holds it in memory many times
   // over (unigram: about 25 times).
   int64_t sample_bytes;

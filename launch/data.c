@@ -90,11 +90,12 @@ static nn_status run_train_tokenizer(dist_group *world, arguments *typed) {
   static const char where[] = "data train-tokenizer";
   double sample_mib = 10;
   int64_t seed = 1;
-  data_tokenizer_training training = {.field = "text", .type = "bpe"};
+  data_tokenizer_training training = {.field = "text", .type = "bpe", .coverage = 0.9995};
   const launch_option options[] = {
       {"--vocab", LAUNCH_OPTION_INT32, &training.vocab, 260, 1 << 20},
       {"--out", LAUNCH_OPTION_TEXT, &training.out, 0, 0},
       {"--type", LAUNCH_OPTION_TEXT, &training.type, 0, 0},
+      {"--coverage", LAUNCH_OPTION_REAL, &training.coverage, 0.98, 1},
       {"--sample-mib", LAUNCH_OPTION_REAL, &sample_mib, 0.001, 1 << 20},
       {"--seed", LAUNCH_OPTION_INT64, &seed, 0, MOST},
       {"--field", LAUNCH_OPTION_TEXT, &training.field, 0, 0},
@@ -277,7 +278,8 @@ const launch_command launch_data = {
         "           [--val SHARE | --val-input FILE ...] [--seed N] [--field NAME] [--shard-mib N] "
         "[--force]\n"
         "       natsformer data train-tokenizer --vocab N --out MODEL INPUT...\n"
-        "           [--type bpe|unigram] [--sample-mib N] [--seed N] [--field NAME] [--force]\n"
+        "           [--type bpe|unigram] [--sample-mib N] [--coverage SHARE] [--seed N] [--field NAME] "
+        "[--force]\n"
         "       natsformer data verify DIR [--json]\n"
         "       natsformer data inspect DIR [--split train|val] [--tokens N] [--json]\n"
         "       natsformer data synth mqar --out DIR [--pairs N] [--queries N]\n"
@@ -294,6 +296,7 @@ const launch_command launch_data = {
         "  --shard-mib N      text of a shard, about; default: a 64th of all text, 4 to 256 MiB\n"
         "  --force            replace a data set, or a model, that is there\n"
         "  --sample-mib N     text that a tokenizer learns from (default 10), drawn evenly\n"
+        "  --coverage SHARE   characters that get a piece of their own (default 0.9995); others are bytes\n"
         "  --window N         recall tasks: a question comes more than N tokens behind its answer\n"
         "  --json             one JSON object on standard output (build, synth, verify, inspect)\n",
 };

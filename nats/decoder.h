@@ -10,11 +10,13 @@
 
 typedef struct nats_decoder nats_decoder;
 
+// After a failure (no memory for a page, a token outside of the vocabulary) a decoder can be reset or freed.
+
 typedef struct {
   int32_t sequences;   // decoded in lockstep
   int32_t max_length;  // positions, for the RoPE table; the cache itself grows only with living tokens
   int32_t page_tokens; // tokens of a page; 0: 16
-  const char *policy;  // a name of nats/policy.h; NULL: what the model was trained with (dense, nats, window)
+  const char *policy;  // NAME or NAME:KEY=VALUE,... of nats/policy.h; NULL: what the model was trained with
 } nats_decoder_config;
 
 nn_status nats_decoder_create(const nats_model_config *config, const nn_params *params,

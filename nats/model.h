@@ -81,7 +81,7 @@ typedef struct {
   const float *grad_scale; // 1 / scored tokens of the step
   const float *pair_scale; // 1 / causal pairs of the step over layers and heads
   const float *lambda;     // price of the whole cache in nats
-  nn_sums *sums;           // added to
+  nn_sums *sums;           // added to; NULL: not wanted
 } nats_pass;
 
 // Loss without gradients. nll: [B, T] host memory or NULL. per_head: [layers, Hk, 2] host float64, visible

@@ -1,6 +1,6 @@
 #include "launch/blas_core.h"
 
-#include <dlfcn.h> // dlsym: OpenBLAS's own functions are absent from other BLAS libraries
+#include <dlfcn.h> // dlsym: openblas_get_corename is absent from other BLAS libraries
 #include <omp.h>   // omp_set_num_threads
 #include <sched.h> // sched_getaffinity
 #include <stdlib.h>
@@ -9,13 +9,6 @@
 #include <unistd.h>  // execv, gethostname
 
 #include "nn/random.h" // nn_random_hash
-
-// dlsym gives an object pointer; POSIX says that it may be copied into a function pointer.
-static bool find_function(const char *name, void *function) {
-  void *symbol = dlsym(RTLD_DEFAULT, name);
-  memcpy(function, &symbol, sizeof symbol);
-  return symbol != NULL;
-}
 
 static bool one_of(const char *name, const char *const *names) {
   for (; *names != NULL; names++)
@@ -43,8 +36,10 @@ static const char *better_core(const char *chosen) {
 
 void launch_blas_choose_core(char **argv) {
   char *(*corename)(void) = NULL;
-  if (getenv("OPENBLAS_CORETYPE") != NULL || !find_function("openblas_get_corename", &corename))
+  void *symbol = dlsym(RTLD_DEFAULT, "openblas_get_corename");
+  if (getenv("OPENBLAS_CORETYPE") != NULL || symbol == NULL)
     return;
+  memcpy(&corename, &symbol, sizeof symbol); // POSIX lets a symbol be read as a function
   const char *better = better_core(corename());
   if (better == NULL || setenv("OPENBLAS_CORETYPE", better, 1) != 0)
     return;
@@ -83,17 +78,12 @@ static nn_status fair_share(dist_group *world, int32_t *threads) {
   return status;
 }
 
-nn_status launch_blas_threads(dist_group *world, int32_t wanted, int32_t *threads) {
+nn_status launch_set_threads(dist_group *world, int32_t wanted) {
   int32_t count = wanted;
   if (wanted == 0 && getenv("OMP_NUM_THREADS") != NULL)
     count = omp_get_max_threads();
   else if (wanted == 0)
     NN_TRY(fair_share(world, &count));
-  void (*set_blas)(int) = NULL;
   omp_set_num_threads(count);
-  if (find_function("openblas_set_num_threads", &set_blas))
-    set_blas(count);
-  if (threads != NULL)
-    *threads = count;
   return NN_OK;
 }

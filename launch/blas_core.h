@@ -1,4 +1,4 @@
-// Getting the speed of the machine out of a BLAS that one did not build oneself.
+// Getting the speed of the machine: the kernels of a BLAS that one did not build oneself, and threads.
 #pragma once
 
 #include <stdint.h>
@@ -10,7 +10,6 @@
 // this program anew, once. Called before anything else; with another BLAS it does nothing.
 void launch_blas_choose_core(char **argv);
 
-// Threads of OpenMP and OpenBLAS in this rank: `wanted`, or where that is 0 what OMP_NUM_THREADS says, or the
-// cores that this rank may use, shared equally with the ranks of this machine that may use the same ones.
-// Collective; *threads (may be NULL) is what was set.
-nn_status launch_blas_threads(dist_group *world, int32_t wanted, int32_t *threads);
+// Threads of OpenMP in this rank: `wanted`, or where that is 0 what OMP_NUM_THREADS says, or the cores that
+// this rank may use, shared equally with the ranks of this machine that may use the same ones. Collective.
+nn_status launch_set_threads(dist_group *world, int32_t wanted);

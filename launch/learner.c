@@ -49,7 +49,7 @@ static void read_fault(launch_learner *l) {
   l->fault_last = found == 2 ? last : first;
 }
 
-static nn_status open(launch_learner *l) {
+static nn_status allocate(launch_learner *l) {
   const launch_config *config = l->config;
   NN_TRY(nats_model_params(&l->model_config, &l->table));
   NN_TRY(nn_params_create(l->device, &l->table, true, &l->params));
@@ -75,7 +75,7 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
       .micro_batch = launch_learner_micro_batch(config, world),
   };
   read_fault(out);
-  NN_TRY(dist_agree(world, open(out)));
+  NN_TRY(dist_agree(world, allocate(out)));
   NN_TRY(dist_group_for_device(world, device, &out->gradients));
   dist_set_deadline(out->gradients, config->dist.deadline);
   int64_t bucket = (int64_t)(config->dist.bucket_mib * (1 << 20));

@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
   dist_group *world = NULL;
   nn_status status = dist_init(&argc, &argv, &world);
   if (status == NN_OK)
-    status = launch_blas_threads(world, 0, NULL); // until a configuration says how many
+    status = launch_set_threads(world, 0); // until a configuration says how many
   if (status != NN_OK) {
     nn_error_report();
     return nn_exit_code(status);

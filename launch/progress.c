@@ -68,10 +68,3 @@ void launch_progress_step(launch_progress *progress, const launch_metrics_line *
     nn_info("%s", text);
   }
 }
-
-void launch_progress_end(launch_progress *progress) {
-  if (!progress->terminal || progress->drawn == 0)
-    return;
-  fputc('\n', stderr);
-  nn_log_line_closed();
-}

@@ -17,7 +17,6 @@ typedef struct {
 // `every`: steps between lines where standard error is no terminal.
 void launch_progress_begin(launch_progress *progress, int64_t steps, int64_t every);
 void launch_progress_step(launch_progress *progress, const launch_metrics_line *line);
-void launch_progress_end(launch_progress *progress);
 
 double launch_seconds(void); // a monotonic clock
 

@@ -160,10 +160,8 @@ static nn_status run(dist_group *world, int argc, char **argv) {
     return NN_OK;
   }
   nn_status status = launch_trainer_open(world, &config, &trainer);
-  if (status == NN_OK) {
+  if (status == NN_OK)
     status = train(&trainer);
-    launch_progress_end(&trainer.progress);
-  }
   if (status == NN_OK || status == NN_STOPPED) {
     nn_status reported = make_report(&trainer, &report);
     if (first && reported == NN_OK)

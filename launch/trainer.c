@@ -170,9 +170,9 @@ static nn_status open_trainer(launch_trainer *t) {
   nats_model_config model;
   NN_TRY(require_paths(&t->config));
   NN_TRY(dist_agree(t->world, open_data(t)));
-  NN_TRY(launch_config_model(&t->config, data_set_vocab(t->data), &model));
+  NN_TRY(dist_agree(t->world, launch_config_model(&t->config, data_set_vocab(t->data), &model)));
   NN_TRY(launch_trainer_claim(t));
-  NN_TRY(launch_blas_threads(t->world, t->config.threads, NULL));
+  NN_TRY(launch_set_threads(t->world, t->config.threads));
   NN_TRY(dist_agree(t->world, open_device(t)));
   NN_TRY(dist_agree(t->world, plan_memory(t, &model)));
   NN_TRY(launch_learner_open(t->world, t->device, &t->config, &model, &t->learner));

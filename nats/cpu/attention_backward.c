@@ -30,7 +30,7 @@ typedef struct {
   nats_type_sums sums;
   nats_tile_rows rows;
   float *queries, *d_out;                       // [64, width]
-  float *queries_transposed, *d_out_transposed; // [D, 64]; queries times scale * log2(e)
+  float *queries_transposed, *d_out_transposed; // [width, 64]; queries times scale * log2(e)
   float *weights, *d_weights;                   // [64 keys, 64 rows]
   float *dq;                                    // [64, width]
 } worker;
@@ -73,12 +73,12 @@ static void load_rows(worker *w, const job *j, int32_t batch, int32_t head, int3
   const float *d_o = (const float *)op->d_o + token * dense + (int64_t)head * size;
   const float *o = (const float *)op->o + token * dense + (int64_t)head * size;
   const float *lse = op->lse + ((int64_t)batch * op->heads + head) * op->length + row;
-  nats_tile_copy(rows, size, q, op->token_stride, w->queries, width);
-  nats_tile_copy(rows, size, d_o, dense, w->d_out, width);
-  nats_tile_transpose(rows, size, q, op->token_stride, (float)(op->scale * NATS_LOG2_E),
-                      w->queries_transposed);
-  nats_tile_transpose(rows, size, d_o, dense, 1.0f, w->d_out_transposed);
-  nats_tile_dot_rows(rows, size, d_o, dense, o, dense, w->rows.delta);
+  const int lanes = nats_round_up(rows, 16);
+  nats_tile_load_rows(rows, size, q, op->token_stride, w->queries, width);
+  nats_tile_load_rows(rows, size, d_o, dense, w->d_out, width);
+  nats_tile_transpose(lanes, width, w->queries, (float)(op->scale * NATS_LOG2_E), w->queries_transposed);
+  nats_tile_transpose(lanes, width, w->d_out, 1.0f, w->d_out_transposed);
+  nats_tile_dot_rows(rows, size, w->d_out, width, o, dense, w->rows.delta);
   for (int r = 0; r < rows; r++)
     w->rows.lse[r] = (float)(lse[r] * NATS_LOG2_E);
   for (int r = rows; r < NATS_TILE; r++) {
@@ -86,7 +86,7 @@ static void load_rows(worker *w, const job *j, int32_t batch, int32_t head, int3
     w->rows.delta[r] = 0;
   }
   w->rows.row = row;
-  w->rows.lanes = nats_round_up(rows, 16);
+  w->rows.lanes = lanes;
   w->rows.scale = op->scale;
   w->rows.cap = op->type_grad_clip > 0 ? log2f(op->type_grad_clip) : 127.0f;
   w->rows.hidden_weight = j->types ? j->block_weight[row / NATS_TILE] : 0;

@@ -1,6 +1,7 @@
 // Forward pass of masked attention: online softmax over the packed keys that a block of queries sees.
 #include <math.h> // log2f
 #include <omp.h>
+#include <string.h> // memcpy
 
 #include "nats/cpu/columns.h"
 #include "nats/cpu/ops.h"
@@ -10,7 +11,7 @@
 // What one thread works with.
 typedef struct {
   nats_columns columns;
-  float *queries; // [D, 64] transposed
+  float *queries; // [width, 64] transposed
   float *scores;  // [64 keys, 64 rows]
   float *sum;     // [64 rows, width] weighted values
   nats_softmax *softmax;
@@ -18,7 +19,7 @@ typedef struct {
 
 static void layout(worker *w, const nats_attention *op, nats_scratch *scratch) {
   nats_columns_layout(&w->columns, op, false, false, scratch);
-  w->queries = nats_scratch_take(scratch, (int64_t)op->head_size * NATS_TILE, sizeof(float));
+  w->queries = nats_scratch_take(scratch, (int64_t)NATS_TILE * w->columns.width, sizeof(float));
   w->scores = nats_scratch_take(scratch, NATS_TILE_AREA, sizeof(float));
   w->sum = nats_scratch_take(scratch, (int64_t)NATS_TILE * w->columns.width, sizeof(float));
   w->softmax = nats_scratch_take(scratch, 1, sizeof(nats_softmax));
@@ -47,8 +48,10 @@ static void block(worker *w, int32_t batch, int32_t head, int32_t row, int rows)
   const nats_attention *op = columns->op;
   const int64_t token = (int64_t)batch * op->length + row;
   const int32_t size = op->head_size;
-  nats_tile_transpose(rows, size, (const float *)op->q + token * op->token_stride + (int64_t)head * size,
-                      op->token_stride, (float)(op->scale * NATS_LOG2_E), w->queries);
+  const float *q = (const float *)op->q + token * op->token_stride + (int64_t)head * size;
+  nats_tile_load_rows(rows, size, q, op->token_stride, w->sum, columns->width); // not in use yet
+  nats_tile_transpose(nats_round_up(rows, 16), columns->width, w->sum, (float)(op->scale * NATS_LOG2_E),
+                      w->queries);
 
   tile(w, row, rows, columns->living, columns->own, true);
   for (int32_t first = 0; first < columns->living; first += NATS_TILE) {
@@ -57,13 +60,14 @@ static void block(worker *w, int32_t batch, int32_t head, int32_t row, int rows)
   }
 
   float *lse = op->lse + ((int64_t)batch * op->heads + head) * op->length + row;
-  for (int r = 0; r < rows; r++) {
-    const float sum = w->softmax->sum[r];
-    lse[r] = (float)((w->softmax->largest[r] + log2f(sum)) * NATS_LN_2);
-    float *o = (float *)op->o + ((token + r) * op->heads + head) * size;
-    for (int32_t d = 0; d < size; d++)
-      o[d] = w->sum[r * columns->width + d] / sum;
-  }
+  for (int r = 0; r < rows; r++)
+    lse[r] = (float)((w->softmax->largest[r] + log2f(w->softmax->sum[r])) * NATS_LN_2);
+  for (int r = 0; r < rows; r++)
+    w->softmax->rescale[r] = 1 / w->softmax->sum[r];
+  nats_tile_scale_rows(rows, columns->width, w->softmax->rescale, w->sum);
+  for (int r = 0; r < rows; r++)
+    memcpy((float *)op->o + ((token + r) * op->heads + head) * size, w->sum + r * columns->width,
+           (size_t)size * sizeof(float));
 }
 
 static void run_task(worker *w, const nats_split *split, int32_t task) {

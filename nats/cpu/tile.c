@@ -1,7 +1,7 @@
 // Copies, transposes and the online softmax of a tile.
 #include "nats/cpu/tile.h"
 
-#include <string.h> // memcpy
+#include <string.h> // memcpy, memset
 
 #include "nats/cpu/exp2.h"
 #include "nn/cpu/vector.h"
@@ -12,15 +12,36 @@ static const float HIDDEN = -1e30f;
 // 2^16 and sums of millions of them within float32.
 static const float HEADROOM = 16.0f;
 
-NN_CLONES void nats_tile_transpose(int rows, int columns, const float *from, ptrdiff_t from_row, float factor,
-                                   float *to) {
-  const int lanes = nats_round_up(rows, NN_LANES);
-  for (int c = 0; c < columns; c++) {
-    for (int r = 0; r < rows; r++)
-      to[c * NATS_TILE + r] = factor * from[r * from_row + c];
-    for (int r = rows; r < lanes; r++)
-      to[c * NATS_TILE + r] = 0;
+// a0 b0 a1 b1 ... of the low or high halves
+NN_INLINE nn_v16 interleave_low(nn_v16 a, nn_v16 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+
+NN_INLINE nn_v16 interleave_high(nn_v16 a, nn_v16 b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+
+// A 16 x 16 piece: four rounds that interleave row r with row r + 8 turn rows into columns.
+NN_INLINE void transpose_square(const float *from, int from_row, float factor, float *to) {
+  nn_v16 rows[NN_LANES], mixed[NN_LANES];
+  for (int r = 0; r < NN_LANES; r++)
+    rows[r] = nn_v16_load(from + r * from_row) * factor;
+  for (int round = 0; round < 4; round++) {
+    for (int r = 0; r < NN_LANES / 2; r++) {
+      mixed[2 * r] = interleave_low(rows[r], rows[r + NN_LANES / 2]);
+      mixed[2 * r + 1] = interleave_high(rows[r], rows[r + NN_LANES / 2]);
+    }
+    for (int r = 0; r < NN_LANES; r++)
+      rows[r] = mixed[r];
   }
+  for (int c = 0; c < NN_LANES; c++)
+    nn_v16_store(to + c * NATS_TILE, rows[c]);
+}
+
+NN_CLONES void nats_tile_transpose(int lanes, int width, const float *from, float factor, float *to) {
+  for (int r = 0; r < lanes; r += NN_LANES)
+    for (int c = 0; c < width; c += NN_LANES)
+      transpose_square(from + r * width + c, width, factor, to + c * NATS_TILE + r);
 }
 
 NN_CLONES void nats_tile_copy(int rows, int columns, const float *from, ptrdiff_t from_row, float *to,
@@ -31,6 +52,13 @@ NN_CLONES void nats_tile_copy(int rows, int columns, const float *from, ptrdiff_
     for (int c = columns; c < to_row; c++)
       to[r * to_row + c] = 0;
   }
+}
+
+void nats_tile_load_rows(int rows, int columns, const float *from, ptrdiff_t from_row, float *to,
+                         int to_row) {
+  const int filled = nats_round_up(rows, NN_LANES);
+  nats_tile_copy(rows, columns, from, from_row, to, to_row);
+  memset(to + rows * to_row, 0, (size_t)((filled - rows) * to_row) * sizeof *to);
 }
 
 NN_INLINE void hide(int keys, int lanes, const nats_span *visible, float *scores) {

@@ -41,13 +41,15 @@ void nats_tile_to_keys(bool own, int keys, int rows, const float *weights, const
 void nats_tile_to_rows(bool own, int keys, int rows, const float *weights, const float *x, int width,
                        float *sum, bool add);
 
-// to[c][r] = factor * from[r][c], `to` with rows of NATS_TILE; lanes from `rows` up to a multiple of 16 are
-// 0.
-void nats_tile_transpose(int rows, int columns, const float *from, ptrdiff_t from_row, float factor,
-                         float *to);
-
 // to[r][c] = from[r][c], rows of `to` are `to_row` apart and filled up with zeros.
 void nats_tile_copy(int rows, int columns, const float *from, ptrdiff_t from_row, float *to, int to_row);
+
+// The same for the rows of a block: they, too, are filled up with zeros to a multiple of 16.
+void nats_tile_load_rows(int rows, int columns, const float *from, ptrdiff_t from_row, float *to, int to_row);
+
+// to[c][r] = factor * from[r][c], for packed rows; lines of `to` are NATS_TILE apart. `lanes` and `width` are
+// multiples of 16.
+void nats_tile_transpose(int lanes, int width, const float *from, float factor, float *to);
 
 // Which rows of the block a key is visible to, counted from the block's first row: [first, last], may be
 // empty.

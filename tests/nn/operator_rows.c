@@ -12,6 +12,8 @@ const operator_row OPERATOR_ROWS[] = {
     {"linear 17x33->19, bias, dx added", &LINEAR, .rows = 17, .width = 33, .more = 19, .bias = true,
      .accumulate = true},
     {"linear 300x67->150, bias, threads", &LINEAR, .rows = 300, .width = 67, .more = 150, .bias = true},
+    {"linear 16x67->1100, bias, threads over columns", &LINEAR, .rows = 16, .width = 67, .more = 1100,
+     .bias = true},
     {"linear 64x48->16", &LINEAR, .rows = 64, .width = 48, .more = 16},
 
     {"rmsnorm 1x5", &NORM, .rows = 1, .width = 5},

@@ -103,7 +103,7 @@ Test(ops, tokens_outside_the_vocabulary_are_refused) {
 }
 
 // Accuracy and loss of recall tasks: only scored rows count, the lowest index wins a tie, sums are added to,
-// and best is given for every row.
+// and best is given for every row, and rows without a target pass no gradient.
 Test(ops, classifier_counts_scored_rows) {
   nn_device *device = open_cpu();
   const float weight[4] = {1.0f, 2.0f, 2.0f, -1.0f}; // [4, 1]: logits of x are x times this
@@ -111,6 +111,8 @@ Test(ops, classifier_counts_scored_rows) {
   const int32_t targets[5] = {1, 2, 3, -1, -1};
   float nll[5] = {NAN, NAN, NAN, NAN, NAN};
   int32_t best[5];
+  const float scale = 1.0f;
+  float dx[5] = {NAN, NAN, NAN, NAN, NAN}, dweight[4] = {0};
   nn_sums sums = {.nll = 10.0, .scored = 20.0, .correct = 30.0, .visible = 40.0, .causal = 50.0};
   const nn_classifier op = {.rows = 5,
                             .width = 1,
@@ -120,7 +122,10 @@ Test(ops, classifier_counts_scored_rows) {
                             .targets = targets,
                             .nll = nll,
                             .best = best,
-                            .sums = &sums};
+                            .sums = &sums,
+                            .grad_scale = &scale,
+                            .dx = dx,
+                            .dweight = dweight};
   cr_assert_eq(nn_classifier_run(device, &op), NN_OK);
   const int32_t expected_best[5] = {1, 1, 3, 0, 1};
   const double lse = log(exp(1.0) + 2.0 * exp(2.0) + exp(-1.0));
@@ -135,6 +140,7 @@ Test(ops, classifier_counts_scored_rows) {
   cr_expect_eq(sums.correct, 32.0);
   cr_expect_eq(sums.visible, 40.0);
   cr_expect_eq(sums.causal, 50.0);
+  cr_expect(dx[0] != 0.0f && dx[3] == 0.0f && dx[4] == 0.0f, "rows that are not scored pass no gradient");
   nn_device_close(device);
 }
 

@@ -1,6 +1,6 @@
 # Helpers for tests that run the whole program. To be sourced with the program's path as first argument; the
 # sourcing script sets `name`, which messages begin with.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 program=$1
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$tests")
@@ -40,7 +40,7 @@ expect_no_line() {
 
 # steps RUN: lines of its metrics so far.
 steps() {
-  cat "$1/metrics.jsonl" 2>/dev/null | wc -l
+  { wc -l <"$1/metrics.jsonl" || echo 0; } 2>/dev/null
 }
 
 # begin RANKS SETTINGS...: starts training in the background as $started.

@@ -1,31 +1,39 @@
 // The scorer, an affine map with 3 Hk outputs: so narrow that reading x is what it costs.
-#include <cblas.h>
-
 #include "nats/cpu/ops.h"
+#include "nn/cpu/columns.h"
+#include "nn/cpu/matmul.h"
 
 nn_status nats_cpu_scorer_forward(nn_device *device, const nats_scorer *op) {
   (void)device;
-  const int rows = (int)op->rows, out = op->out, width = op->width;
-  const float *bias = op->bias;
-#pragma omp parallel for schedule(static)
-  for (int64_t row = 0; row < op->rows; row++)
-    for (int a = 0; a < out; a++)
-      op->logits[row * out + a] = bias[a];
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, out, width, 1.0f, op->x, width, op->weight,
-              width, 1.0f, op->logits, out);
+  nn_cpu_multiply(&(nn_cpu_product){.m = op->rows,
+                                    .n = op->out,
+                                    .k = op->width,
+                                    .a = op->x,
+                                    .b = op->weight,
+                                    .transposed_b = true,
+                                    .bias = op->bias,
+                                    .c = op->logits});
   return NN_OK;
 }
 
 nn_status nats_cpu_scorer_backward(nn_device *device, const nats_scorer *op) {
   (void)device;
-  const int rows = (int)op->rows, out = op->out, width = op->width;
   if (op->dx != NULL)
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, out, 1.0f, op->dlogits, out,
-                op->weight, width, 1.0f, op->dx, width);
-  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, width, rows, 1.0f, op->dlogits, out, op->x, width,
-              1.0f, op->dweight, width);
-  for (int64_t row = 0; row < op->rows; row++)
-    for (int a = 0; a < out; a++)
-      op->dbias[a] += op->dlogits[row * out + a];
+    nn_cpu_multiply(&(nn_cpu_product){.m = op->rows,
+                                      .n = op->width,
+                                      .k = op->out,
+                                      .a = op->dlogits,
+                                      .b = op->weight,
+                                      .add = true,
+                                      .c = op->dx});
+  nn_cpu_multiply(&(nn_cpu_product){.m = op->out,
+                                    .n = op->width,
+                                    .k = op->rows,
+                                    .a = op->dlogits,
+                                    .transposed_a = true,
+                                    .b = op->x,
+                                    .add = true,
+                                    .c = op->dweight});
+  nn_cpu_add_column_sums(op->rows, op->out, op->dlogits, op->dbias);
   return NN_OK;
 }

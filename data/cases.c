@@ -20,7 +20,7 @@ typedef struct {
 } reader;
 
 enum { RANK_MAX = 3 };
-static const int64_t ELEMENTS_MAX = INT64_C(1) << 31; // of a data set; more is taken for damage
+static const int64_t ELEMENTS_MAX = INT64_C(1) << 30; // of a data set; more is taken for damage
 
 // "[2, 48, 16]"
 static void shape_text(char *text, size_t room, int rank, const hsize_t *shape) {
@@ -102,13 +102,13 @@ done:
   return status;
 }
 
-static nn_status read_whole(const reader *r, const char *name, int64_t least, int32_t *out) {
+static nn_status read_whole(const reader *r, const char *name, int64_t least, int64_t most, int32_t *out) {
   int64_t value = 0;
   NN_TRY(read_attribute(r, name, H5T_NATIVE_INT64, &value));
-  if (value < least || value > INT32_MAX)
+  if (value < least || value > most)
     return NN_FAIL(NN_ERR_INPUT,
-                   "%s: case '%s': the attribute '%s' is %" PRId64 ", expected at least %" PRId64, r->path,
-                   r->name, name, value, least);
+                   "%s: case '%s': the attribute '%s' is %" PRId64 ", expected %" PRId64 " to %" PRId64,
+                   r->path, r->name, name, value, least, most);
   *out = (int32_t)value;
   return NN_OK;
 }
@@ -165,10 +165,10 @@ static nn_status read_types(const reader *r, hsize_t chunks, data_case *one) {
 
 static nn_status read_case(const reader *r, data_case *one) {
   NN_TRY(read_sizes(r, one));
-  NN_TRY(read_whole(r, "window", 0, &one->window));
+  NN_TRY(read_whole(r, "window", 0, INT32_MAX, &one->window));
   one->chunk = 1;
   if (H5Aexists(r->group, "chunk") > 0)
-    NN_TRY(read_whole(r, "chunk", 1, &one->chunk));
+    NN_TRY(read_whole(r, "chunk", 1, ELEMENTS_MAX, &one->chunk));
   NN_TRY(read_attribute(r, "kv_fraction", H5T_NATIVE_DOUBLE, &one->kv_fraction));
 
   const hsize_t tokens = (hsize_t)one->length, size = (hsize_t)one->head_size;

@@ -18,7 +18,7 @@ typedef struct {
   uint8_t *types;
   int32_t *expiry;
   nn_sums *sums;
-} bench;
+} device_case;
 
 // ---- host memory to and from the device's compute type ----
 
@@ -63,13 +63,13 @@ static nn_status host_memory(int64_t count, float **out) {
 
 // ---- one case on the device ----
 
-static void bench_free(bench *b) {
+static void free_tensors(device_case *b) {
   void *all[] = {b->qkv, b->d_qkv, b->o, b->d_o, b->lse, b->logits, b->dtypes, b->types, b->expiry, b->sums};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     nn_device_free(b->device, all[i]);
 }
 
-static nn_status bench_allocate(bench *b) {
+static nn_status allocate_tensors(device_case *b) {
   const data_case *one = b->one;
   const int64_t tokens = one->length, queries = tokens * one->heads, keys = tokens * one->kv_heads;
   const size_t act = nn_device_act_size(b->device);
@@ -102,7 +102,7 @@ static void interleave(float *to, int64_t stride, int32_t first, const float *fr
              (size_t)size * sizeof(float));
 }
 
-static nn_status load_inputs(const bench *b) {
+static nn_status load_inputs(const device_case *b) {
   const data_case *one = b->one;
   const int64_t dense = (int64_t)one->heads * one->head_size;
   float *rows;
@@ -120,7 +120,7 @@ static nn_status load_inputs(const bench *b) {
 }
 
 // The types of the case by way of logits, so that the operator which turns types into a mask is checked too.
-static nn_status choose_types(const bench *b, const char *path) {
+static nn_status choose_types(const device_case *b, const char *path) {
   const data_case *one = b->one;
   const int64_t keys = (int64_t)one->length * one->kv_heads, chunks = (int64_t)b->chunks * one->kv_heads;
   float *logits;
@@ -153,7 +153,7 @@ static nn_status choose_types(const bench *b, const char *path) {
   return status;
 }
 
-static nats_attention attention_of(const bench *b, float clip) {
+static nats_attention attention_of(const device_case *b, float clip) {
   const data_case *one = b->one;
   const int64_t k = (int64_t)one->heads * one->head_size;
   const int64_t v = k + (int64_t)one->kv_heads * one->head_size;
@@ -199,7 +199,7 @@ static double difference(const float *found, int64_t head, int64_t token, const 
   return most == 0 ? 0 : most / fmax(largest, DBL_MIN);
 }
 
-static nn_status compare_outputs(const bench *b, double *errors) {
+static nn_status compare_outputs(const device_case *b, double *errors) {
   const data_case *one = b->one;
   const int32_t length = one->length, size = one->head_size;
   const int64_t dense = (int64_t)one->heads * size;
@@ -220,7 +220,7 @@ static nn_status compare_outputs(const bench *b, double *errors) {
   return status;
 }
 
-static nn_status compare_types(const bench *b, const double *expected, double *error) {
+static nn_status compare_types(const device_case *b, const double *expected, double *error) {
   const data_case *one = b->one;
   const int64_t count = (int64_t)one->kv_heads * b->chunks * 3;
   float *found;
@@ -232,7 +232,7 @@ static nn_status compare_types(const bench *b, const double *expected, double *e
   return status;
 }
 
-static nn_status compare_mask(const bench *b, double *errors) {
+static nn_status compare_mask(const device_case *b, double *errors) {
   const data_case *one = b->one;
   const int64_t keys = (int64_t)one->kv_heads * one->length;
   nn_sums sums = {0};
@@ -267,12 +267,12 @@ static nn_status compare_mask(const bench *b, double *errors) {
 }
 
 nn_status launch_verify_case(nn_device *device, const char *path, const data_case *one, double *errors) {
-  bench b = {.device = device,
-             .one = one,
-             .stride = ((int64_t)one->heads + 2 * one->kv_heads) * one->head_size,
-             .chunks = nats_chunks(one->length, one->chunk)};
+  device_case b = {.device = device,
+                   .one = one,
+                   .stride = ((int64_t)one->heads + 2 * one->kv_heads) * one->head_size,
+                   .chunks = nats_chunks(one->length, one->chunk)};
   nn_status status;
-  NN_GOTO(status, done, bench_allocate(&b));
+  NN_GOTO(status, done, allocate_tensors(&b));
   NN_GOTO(status, done, load_inputs(&b));
   NN_GOTO(status, done, choose_types(&b, path));
   NN_GOTO(status, done, compare_mask(&b, errors));
@@ -285,6 +285,6 @@ nn_status launch_verify_case(nn_device *device, const char *path, const data_cas
   NN_GOTO(status, done, nats_attention_backward(device, &op));
   NN_GOTO(status, done, compare_types(&b, one->dtypes_clip1, &errors[LAUNCH_VERIFY_DTYPES_CLIP1]));
 done:
-  bench_free(&b);
+  free_tensors(&b);
   return status;
 }

@@ -119,20 +119,16 @@ static void hidden_tile(worker *w, int32_t first, int keys) {
   nats_tile_hidden_gradient(&w->rows, keys, columns->dead_column + first, w->weights, w->d_weights);
 }
 
-static int tile_keys(int32_t count, int32_t first) {
-  return count - first < NATS_TILE ? count - first : NATS_TILE;
-}
-
 // Rows [row, row + rows) of one query head.
 static void block(worker *w, const job *j, int32_t batch, int32_t head, int32_t row, int rows) {
   const nats_columns *columns = &w->columns;
   load_rows(w, j, batch, head, row, rows);
   visible_tile(w, true, rows, columns->living, columns->own);
   for (int32_t first = 0; first < columns->living; first += NATS_TILE)
-    visible_tile(w, false, rows, first, tile_keys(columns->living, first));
+    visible_tile(w, false, rows, first, nats_tile_part(columns->living, first));
   if (w->rows.hidden_weight != 0)
     for (int32_t first = 0; first < columns->dead; first += NATS_TILE)
-      hidden_tile(w, first, tile_keys(columns->dead, first));
+      hidden_tile(w, first, nats_tile_part(columns->dead, first));
 
   const nats_attention *op = j->op;
   float *dq = (float *)op->dq + ((int64_t)batch * op->length + row) * op->token_stride +
@@ -142,44 +138,43 @@ static void block(worker *w, const job *j, int32_t batch, int32_t head, int32_t 
 }
 
 // Where the task's gradients of keys and values go: their final place, or its share of a sum.
-static void aim_key_gradients(worker *w, const job *j, int32_t task, int32_t batch, int32_t kv_head) {
+static void aim_key_gradients(worker *w, const job *j, int32_t index, nats_task task) {
   const nats_attention *op = j->op;
-  const int64_t head = (int64_t)batch * op->length * op->token_stride + (int64_t)kv_head * op->head_size;
+  const int64_t head =
+      (int64_t)task.batch * op->length * op->token_stride + (int64_t)task.kv_head * op->head_size;
   const int64_t share = (int64_t)op->length * w->columns.width;
   if (j->split.parts == 1) {
     w->columns.key_grad = (float *)op->dk + head;
     w->columns.value_grad = (float *)op->dv + head;
     w->columns.grad_stride = op->token_stride;
   } else {
-    w->columns.key_grad = j->key_grad + task * share;
-    w->columns.value_grad = j->value_grad + task * share;
+    w->columns.key_grad = j->key_grad + index * share;
+    w->columns.value_grad = j->value_grad + index * share;
     w->columns.grad_stride = w->columns.width;
     memset(w->columns.key_grad, 0, (size_t)share * sizeof(float));
     memset(w->columns.value_grad, 0, (size_t)share * sizeof(float));
   }
 }
 
-static void run_task(worker *w, const job *j, int32_t task) {
+static void run_task(worker *w, const job *j, int32_t index) {
   const nats_attention *op = j->op;
-  const int32_t pair = task / j->split.parts, part = task % j->split.parts;
-  const int32_t batch = pair / op->kv_heads, kv_head = pair % op->kv_heads;
-  const int32_t group = op->heads / op->kv_heads;
-  nats_columns_begin(&w->columns, batch, kv_head);
-  aim_key_gradients(w, j, task, batch, kv_head);
+  const nats_task task = nats_split_task(&j->split, op, index);
+  const int32_t group = op->heads / op->kv_heads, head = task.kv_head * group;
+  nats_columns_begin(&w->columns, task.batch, task.kv_head);
+  aim_key_gradients(w, j, index, task);
   if (j->types)
-    nats_type_sums_begin(&w->sums, op, batch, kv_head);
-  for (int32_t index = 0; index < j->split.blocks; index++) {
-    if (!nats_split_owns(&j->split, part, index))
+    nats_type_sums_begin(&w->sums, op, task.pair);
+  for (int32_t i = 0; i < j->split.blocks; i++) {
+    if (!nats_split_owns(&j->split, &task, i))
       continue;
-    const int32_t row = index * NATS_TILE;
-    const int32_t rows = op->length - row < NATS_TILE ? op->length - row : NATS_TILE;
+    const int32_t row = i * NATS_TILE, rows = nats_tile_part(op->length, row);
     nats_columns_advance(&w->columns, row, rows);
-    for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-      block(w, j, batch, head, row, rows);
+    for (int32_t h = head; h < head + group; h++)
+      block(w, j, task.batch, h, row, rows);
   }
   nats_columns_finish(&w->columns);
   if (j->types)
-    nats_type_sums_finish(&w->sums, op->length, j->sums + (int64_t)task * op->length * NATS_SUMS);
+    nats_type_sums_finish(&w->sums, op->length, j->sums + (int64_t)index * op->length * NATS_SUMS);
 }
 
 // Adds the shares of a head's tasks, in their order.

@@ -54,10 +54,8 @@ static void block(worker *w, int32_t batch, int32_t head, int32_t row, int rows)
                       w->queries);
 
   tile(w, row, rows, columns->living, columns->own, true);
-  for (int32_t first = 0; first < columns->living; first += NATS_TILE) {
-    const int32_t left = columns->living - first;
-    tile(w, row, rows, first, left < NATS_TILE ? left : NATS_TILE, false);
-  }
+  for (int32_t first = 0; first < columns->living; first += NATS_TILE)
+    tile(w, row, rows, first, nats_tile_part(columns->living, first), false);
 
   float *lse = op->lse + ((int64_t)batch * op->heads + head) * op->length + row;
   for (int r = 0; r < rows; r++)
@@ -70,20 +68,17 @@ static void block(worker *w, int32_t batch, int32_t head, int32_t row, int rows)
            (size_t)size * sizeof(float));
 }
 
-static void run_task(worker *w, const nats_split *split, int32_t task) {
+static void run_task(worker *w, const nats_split *split, nats_task task) {
   const nats_attention *op = w->columns.op;
-  const int32_t pair = task / split->parts, part = task % split->parts;
-  const int32_t batch = pair / op->kv_heads, kv_head = pair % op->kv_heads;
-  const int32_t group = op->heads / op->kv_heads;
-  nats_columns_begin(&w->columns, batch, kv_head);
+  const int32_t group = op->heads / op->kv_heads, head = task.kv_head * group;
+  nats_columns_begin(&w->columns, task.batch, task.kv_head);
   for (int32_t index = 0; index < split->blocks; index++) {
-    if (!nats_split_owns(split, part, index))
+    if (!nats_split_owns(split, &task, index))
       continue;
-    const int32_t row = index * NATS_TILE;
-    const int32_t rows = op->length - row < NATS_TILE ? op->length - row : NATS_TILE;
+    const int32_t row = index * NATS_TILE, rows = nats_tile_part(op->length, row);
     nats_columns_advance(&w->columns, row, rows);
-    for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-      block(w, batch, head, row, rows);
+    for (int32_t h = head; h < head + group; h++)
+      block(w, task.batch, h, row, rows);
   }
 }
 
@@ -110,7 +105,7 @@ nn_status nats_cpu_attention_forward(nn_device *device, const nats_attention *op
     layout(&w, op, &mine);
 #pragma omp for schedule(dynamic, 1)
     for (int32_t task = 0; task < split.tasks; task++)
-      run_task(&w, &split, task);
+      run_task(&w, &split, nats_split_task(&split, op, task));
   }
   return NN_OK;
 }

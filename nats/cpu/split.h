@@ -23,8 +23,23 @@ static inline nats_split nats_split_make(const nats_attention *op, int32_t threa
   return (nats_split){threads, blocks, parts, heads * parts};
 }
 
-// Which task of its head computes a block: forth and back, so that long and short rows even out.
-static inline bool nats_split_owns(const nats_split *split, int32_t part, int32_t block) {
+// The head and the share of it that task `index` stands for.
+typedef struct {
+  int32_t pair, batch, kv_head, part; // pair = batch * kv_heads + kv_head
+} nats_task;
+
+static inline nats_task nats_split_task(const nats_split *split, const nats_attention *op, int32_t index) {
+  const int32_t pair = index / split->parts;
+  return (nats_task){pair, pair / op->kv_heads, pair % op->kv_heads, index % split->parts};
+}
+
+// Whether a task computes a block of its head: forth and back, so that long and short rows even out.
+static inline bool nats_split_owns(const nats_split *split, const nats_task *task, int32_t block) {
   const int32_t place = block % split->parts;
-  return part == (block / split->parts % 2 == 0 ? place : split->parts - 1 - place);
+  return task->part == (block / split->parts % 2 == 0 ? place : split->parts - 1 - place);
+}
+
+// What a tile holds of `total` keys or rows from `first` on.
+static inline int32_t nats_tile_part(int32_t total, int32_t first) {
+  return total - first < NATS_TILE ? total - first : NATS_TILE;
 }

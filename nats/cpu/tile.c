@@ -81,40 +81,47 @@ NN_INLINE void raise_bound(int keys, int lanes, const float *scores, float *larg
   }
 }
 
-NN_CLONES bool nats_tile_softmax(nats_softmax *softmax, bool start, int keys, int lanes,
-                                 const nats_span *visible, float *scores) {
-  hide(keys, lanes, visible, scores);
-  if (start)
-    for (int lane = 0; lane < NATS_TILE; lane++) {
-      softmax->largest[lane] = HIDDEN;
-      softmax->sum[lane] = 0;
-    }
-  float largest[NATS_TILE];
-  memcpy(largest, softmax->largest, sizeof largest);
-  raise_bound(keys, lanes, scores, largest);
-  bool rescale = false;
-  for (int lane = 0; lane < lanes; lane++)
-    rescale |= largest[lane] > softmax->largest[lane] + HEADROOM;
-  if (rescale) {
-    for (int lane = 0; lane < lanes; lane += NN_LANES) {
-      nn_v16 bound = nn_v16_load(largest + lane);
-      nn_v16 factor = nats_exp2(nn_v16_load(softmax->largest + lane) - bound);
-      nn_v16_store(softmax->rescale + lane, factor);
-      nn_v16_store(softmax->sum + lane, nn_v16_load(softmax->sum + lane) * factor);
-      nn_v16_store(softmax->largest + lane, bound);
-    }
-  }
+// Takes new bounds; factors for what was summed under the old ones go to `rescale`.
+NN_INLINE void take_bound(nats_softmax *softmax, int lanes, const float *largest) {
   for (int lane = 0; lane < lanes; lane += NN_LANES) {
-    nn_v16 bound = nn_v16_load(softmax->largest + lane);
+    const nn_v16 bound = nn_v16_load(largest + lane);
+    const nn_v16 factor = nats_exp2(nn_v16_load(softmax->largest + lane) - bound);
+    nn_v16_store(softmax->rescale + lane, factor);
+    nn_v16_store(softmax->sum + lane, nn_v16_load(softmax->sum + lane) * factor);
+    nn_v16_store(softmax->largest + lane, bound);
+  }
+}
+
+NN_INLINE void weigh(nats_softmax *softmax, int keys, int lanes, float *scores) {
+  for (int lane = 0; lane < lanes; lane += NN_LANES) {
+    const nn_v16 bound = nn_v16_load(softmax->largest + lane);
     nn_v16 sum = nn_v16_load(softmax->sum + lane);
     for (int key = 0; key < keys; key++) {
       float *at = scores + key * NATS_TILE + lane;
-      nn_v16 weight = nats_exp2(nn_v16_load(at) - bound);
+      const nn_v16 weight = nats_exp2(nn_v16_load(at) - bound);
       nn_v16_store(at, weight);
       sum += weight;
     }
     nn_v16_store(softmax->sum + lane, sum);
   }
+}
+
+NN_CLONES bool nats_tile_softmax(nats_softmax *softmax, bool start, int keys, int lanes,
+                                 const nats_span *visible, float *scores) {
+  float largest[NATS_TILE];
+  for (int lane = 0; lane < lanes && start; lane++) {
+    softmax->largest[lane] = HIDDEN;
+    softmax->sum[lane] = 0;
+  }
+  hide(keys, lanes, visible, scores);
+  memcpy(largest, softmax->largest, (size_t)lanes * sizeof *largest);
+  raise_bound(keys, lanes, scores, largest);
+  bool rescale = false;
+  for (int lane = 0; lane < lanes; lane++)
+    rescale |= largest[lane] > softmax->largest[lane] + HEADROOM;
+  if (rescale)
+    take_bound(softmax, lanes, largest);
+  weigh(softmax, keys, lanes, scores);
   return rescale && !start;
 }
 

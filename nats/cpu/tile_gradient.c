@@ -52,9 +52,21 @@ NN_INLINE void add_types(const nats_tile_rows *rows, int vectors, int32_t token,
 }
 
 // e^{s - lse}, capped
-NN_INLINE nn_v16 weight_of(const nats_tile_rows *rows, int v, nn_v16 score) {
-  nn_v16 x = score - nn_v16_load(rows->lse + v * NN_LANES);
+NN_INLINE nn_v16 weight_of(const nats_tile_rows *rows, int v, const float *score) {
+  const nn_v16 x = nn_v16_load(score + v * NN_LANES) - nn_v16_load(rows->lse + v * NN_LANES);
   return nats_exp2(nn_v16_select(x > rows->cap, nn_v16_set(rows->cap), x));
+}
+
+// D = e (do . v - do . o)
+NN_INLINE nn_v16 mask_gradient(const nats_tile_rows *rows, int v, nn_v16 e, const float *d_weight) {
+  return e * (nn_v16_load(d_weight + v * NN_LANES) - nn_v16_load(rows->delta + v * NN_LANES));
+}
+
+// d where visible, and hidden pairs as they count in the type sums.
+NN_INLINE nn_v16 weigh_hidden(const nats_tile_rows *rows, nn_i16 visible, nn_v16 d) {
+  if (rows->hidden_weight == 0) // whatever d is, infinity included
+    return where(visible, d);
+  return nn_v16_select(visible, d, d * rows->hidden_weight);
 }
 
 NN_CLONES void nats_tile_gradient(const nats_tile_rows *rows, int keys, const nats_column *columns,
@@ -64,31 +76,27 @@ NN_CLONES void nats_tile_gradient(const nats_tile_rows *rows, int keys, const na
     const int32_t token = columns[key].token;
     const int32_t first = token - rows->row, last = columns[key].end - rows->row;
     const bool whole = first <= 0 && last >= rows->lanes - 1;
-    const int begin = first <= 0 ? 0 : first / NN_LANES;
     float *weight = scores + key * NATS_TILE, *gradient = d_weights + key * NATS_TILE;
     nn_v16 d[VECTORS], total = {0};
-    for (int v = begin; v < vectors; v++) {
-      nn_v16 e = weight_of(rows, v, nn_v16_load(weight + v * NN_LANES));
-      d[v] = e * (nn_v16_load(gradient + v * NN_LANES) - nn_v16_load(rows->delta + v * NN_LANES));
+    for (int v = first <= 0 ? 0 : first / NN_LANES; v < vectors; v++) {
+      nn_v16 e = weight_of(rows, v, weight);
+      d[v] = mask_gradient(rows, v, e, gradient);
+      nn_v16 d_score = d[v] * rows->scale;
       if (!whole) {
         const nn_i16 visible = within(v, first, last);
-        nn_v16 hidden = d[v] * rows->hidden_weight;
-        if (rows->hidden_weight == 0) // whatever d is
-          hidden = nn_v16_set(0);
         e = where(visible, e);
-        nn_v16_store(gradient + v * NN_LANES, where(visible, d[v] * rows->scale));
-        d[v] = nn_v16_select(visible, d[v], hidden);
-      } else {
-        nn_v16_store(gradient + v * NN_LANES, d[v] * rows->scale);
+        d_score = where(visible, d_score);
+        d[v] = weigh_hidden(rows, visible, d[v]);
       }
       nn_v16_store(weight + v * NN_LANES, e);
+      nn_v16_store(gradient + v * NN_LANES, d_score);
       total += d[v];
     }
-    if (rows->sums != NULL) {
-      add_types(rows, vectors, token, d, total);
-      if (first >= 0 && rows->sums->wants_own)
-        rows->sums->own[token] += d[first / NN_LANES][first % NN_LANES];
-    }
+    if (rows->sums == NULL)
+      continue;
+    add_types(rows, vectors, token, d, total);
+    if (first >= 0 && rows->sums->wants_own)
+      rows->sums->own[token] += d[first / NN_LANES][first % NN_LANES];
   }
 }
 
@@ -96,12 +104,10 @@ NN_CLONES void nats_tile_hidden_gradient(const nats_tile_rows *rows, int keys, c
                                          const float *scores, const float *d_weights) {
   const int vectors = rows->lanes / NN_LANES;
   for (int key = 0; key < keys; key++) {
-    const float *score = scores + key * NATS_TILE, *gradient = d_weights + key * NATS_TILE;
     nn_v16 d[VECTORS], total = {0};
     for (int v = 0; v < vectors; v++) {
-      const nn_v16 e = weight_of(rows, v, nn_v16_load(score + v * NN_LANES));
-      d[v] = e * (nn_v16_load(gradient + v * NN_LANES) - nn_v16_load(rows->delta + v * NN_LANES));
-      d[v] *= rows->hidden_weight;
+      const nn_v16 e = weight_of(rows, v, scores + key * NATS_TILE);
+      d[v] = mask_gradient(rows, v, e, d_weights + key * NATS_TILE) * rows->hidden_weight;
       total += d[v];
     }
     add_types(rows, vectors, columns[key].token, d, total);

@@ -19,9 +19,9 @@ static int32_t smaller(int64_t a, int64_t b) {
   return (int32_t)(a < b ? a : b);
 }
 
-void nats_type_sums_begin(nats_type_sums *sums, const nats_attention *op, int32_t batch, int32_t kv_head) {
+void nats_type_sums_begin(nats_type_sums *sums, const nats_attention *op, int32_t pair) {
   const int32_t length = op->length, chunk = op->chunk, chunks = nats_chunks(length, chunk);
-  const uint8_t *types = op->types + ((int64_t)batch * op->kv_heads + kv_head) * chunks;
+  const uint8_t *types = op->types + (int64_t)pair * chunks;
   const size_t tokens = (size_t)nats_round_up(length, NATS_TILE);
   sums->wants_own = chunk == 1;
   memset(sums->lanes, 0, tokens * NATS_LANE_SUMS * NN_LANES * sizeof(float));

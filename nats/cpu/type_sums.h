@@ -31,8 +31,8 @@ typedef struct {
 
 void nats_type_sums_layout(nats_type_sums *sums, const nats_attention *op, nats_scratch *scratch);
 
-// Sets all sums to zero and takes the rows of one (sequence, kv head).
-void nats_type_sums_begin(nats_type_sums *sums, const nats_attention *op, int32_t batch, int32_t kv_head);
+// Sets all sums to zero and takes the rows of one (sequence, kv head): pair = batch * kv_heads + kv_head.
+void nats_type_sums_begin(nats_type_sums *sums, const nats_attention *op, int32_t pair);
 
 // Adds up lanes: result [T, NATS_SUMS].
 void nats_type_sums_finish(const nats_type_sums *sums, int32_t length, float *result);

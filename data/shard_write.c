@@ -149,8 +149,8 @@ nn_status data_shard_create(const char *path, const data_format *format, const d
   data_shard_writer *writer = NULL;
   nn_status status = NN_OK;
   NN_TRY(allocate(path, format, &writer));
-  hid_t type = data_token_type(format);
   NN_GOTO(status, fail, data_hdf5_create(path, &writer->file));
+  hid_t type = data_token_type(format);
   NN_GOTO(status, fail, data_format_write(path, writer->file, DATA_SHARD_FORMAT, format));
   if (tokenizer != NULL)
     NN_GOTO(status, fail, write_tokenizer(writer, tokenizer));

@@ -86,7 +86,7 @@ static nn_status refill(data_text_source *source) {
   source->checked += (int64_t)good;
   if (good < source->count || (source->at_end && !data_utf8_complete(&source->utf8)))
     return NN_FAIL(NN_ERR_INPUT, "%s: line %" PRId64 ", byte %" PRId64 " of the file: is not UTF-8 (%s)",
-                   source->path, source->newlines + 1, source->checked,
+                   source->path, source->newlines + 1, source->checked - source->utf8.seen,
                    source->at_end ? "ends within a character" : "convert it with iconv");
   return NN_OK;
 }

@@ -44,12 +44,14 @@ size_t data_utf8_check(data_utf8 *state, const char *text, size_t count) {
         break;
       if (!start(state, (unsigned char)text[i]))
         return i;
+      state->seen = 1;
       continue;
     }
     unsigned char byte = (unsigned char)text[i];
     if (byte < state->least || byte > state->most)
       return i;
     state->left--;
+    state->seen = state->left > 0 ? state->seen + 1 : 0;
     state->least = 0x80;
     state->most = 0xBF;
   }

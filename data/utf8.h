@@ -6,12 +6,12 @@
 #include <stdint.h>
 
 typedef struct {
-  uint32_t left;             // bytes that the character under way still needs
+  uint32_t seen, left;       // bytes of the character under way, and those that it still needs
   unsigned char least, most; // what the next of them may be
 } data_utf8;                 // {0}: between two characters
 
 // Checks `count` bytes that follow those seen before. Returns how many are fine: `count`, or the offset of
-// the first byte that cannot be.
+// the first byte that cannot be; the character that it breaks began state->seen bytes before.
 size_t data_utf8_check(data_utf8 *state, const char *text, size_t count);
 // The text may end here: no character is under way.
 bool data_utf8_complete(const data_utf8 *state);

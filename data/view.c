@@ -78,10 +78,11 @@ static nn_status write_starts(const char *path, hid_t file, const data_manifest_
 }
 
 nn_status data_view_create(const char *path, const data_format *format, const data_manifest_split *split) {
-  hid_t file = -1, type = data_token_type(format);
+  hid_t file = -1;
   nn_status status = NN_OK;
   int64_t largest = format->vocab <= UINT16_MAX + 1 ? UINT16_MAX : UINT32_MAX;
   NN_TRY(data_hdf5_create(path, &file));
+  hid_t type = data_token_type(format);
   NN_GOTO(status, done, data_format_write(path, file, DATA_VIEW_FORMAT, format));
   NN_GOTO(status, done, data_counts_write(path, file, &split->counts));
   NN_GOTO(status, done, create_virtual(path, file, "tokens", type, token_rows, 0, largest, split));

@@ -221,7 +221,7 @@ Test(build, bad_inputs_leave_nothing) {
   write_file(scratch("hollow.jsonl"), "{\"text\": \"\"}\n", 13);
   check_refused(scratch("hollow.jsonl"), NN_ERR_INPUT, "hollow.jsonl: holds no text");
   write_file(scratch("latin1.txt"), "caf\xE9 au lait", 12);
-  check_refused(scratch("latin1.txt"), NN_ERR_INPUT, "latin1.txt: line 1, byte 4");
+  check_refused(scratch("latin1.txt"), NN_ERR_INPUT, "latin1.txt: line 1, byte 3");
   write_file(scratch("other.jsonl"), "{\"content\": \"a\"}\n", 17);
   check_refused(scratch("other.jsonl"), NN_ERR_INPUT, "other.jsonl: line 1: no field 'text'");
   check_refused(scratch("missing.txt"), NN_ERR_INPUT, "missing.txt: cannot be read");

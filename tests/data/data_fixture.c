@@ -41,7 +41,10 @@ const char *scratch(const char *name) {
 }
 
 void write_file(const char *path, const void *bytes, size_t count) {
-  cr_ok(data_file_write(path, bytes, count));
+  FILE *file = fopen(path, "wb"); // data_file_write would wait for the disk, thousands of times
+  cr_assert_not_null(file);
+  cr_assert_eq(fwrite(bytes, 1, count, file), count);
+  cr_assert_eq(fclose(file), 0);
 }
 
 char *read_file(const char *path, size_t *count) {

@@ -151,7 +151,7 @@ Test(loader, documents_are_cut_and_padded) {
     int64_t bytes = 0, text = (int64_t)made.bytes[d];
     cr_ok(data_loader_read(loader, d, 1, tokens, targets, &length, NULL, &bytes));
     cr_assert_eq(length, text < LENGTH ? text : LENGTH); // inputs: all but end-of-text
-    cr_assert_eq(bytes, text < LENGTH ? text - 1 : LENGTH);
+    cr_assert_eq(bytes, text <= LENGTH ? text - 1 : LENGTH); // end-of-text has none
     for (int32_t t = 0; t < LENGTH; t++) {
       cr_assert_eq(tokens[t], t < length ? stream[start + t] : 256);
       cr_assert_eq(targets[t], t < length ? stream[start + t + 1] : -1);
@@ -217,6 +217,12 @@ Test(loader, what_cannot_be_is_refused) {
 }
 
 // ---- damage
+
+// HDF5 loses some of its own memory when it refuses a damaged file: not ours to free.
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+  return "leak:libhdf5";
+}
 
 static void overwrite(const char *path, char *bytes, size_t count, size_t at, char bits) {
   bytes[at] = (char)(bytes[at] ^ bits);

@@ -1,5 +1,5 @@
 # Packages and build, once for all scripts. To be sourced:
-#   natsformer_install [tests]                 installs what is missing, with apt-get as root or through sudo
+#   natsformer_install program|tests          installs what is missing, with apt-get as root or through sudo
 #   natsformer_build PRESET ON|OFF [TARGET...] configures (tests on or off) and builds into build/PRESET
 #   natsformer_cores                           prints how many cores this process may use
 # shellcheck shell=bash
@@ -27,7 +27,7 @@ natsformer_has_package() {
 
 natsformer_install() {
   local wanted=("${natsformer_packages[@]}") missing=() package as_root=() log
-  [ "${1:-}" != tests ] || wanted+=("${natsformer_test_packages[@]}")
+  [ "$1" != tests ] || wanted+=("${natsformer_test_packages[@]}")
   if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     natsformer_say "no apt-get on this machine: building with what is there (cmake names what is missing)"
     return

@@ -28,7 +28,7 @@ if [ ${#files[@]} -gt 0 ]; then
 fi
 natsformer=build/release/natsformer
 
-natsformer_install
+natsformer_install program
 started=$SECONDS
 tests=OFF
 ! natsformer_has_package libcriterion-dev || tests=ON # does not turn the tests of a developer's build off
@@ -40,23 +40,21 @@ ranks=2
 
 # ---- text
 
-# Copies the machine's licence texts to $run/text: UTF-8, every text once, about 3 MB at most.
+# Copies the machine's licence texts to $run/text: UTF-8, every text once, none so long that it outweighs the
+# others, about 3 MB in all. In the order of their hashes, a fixed shuffle.
 collect_licences() {
-  local most=3000000 bytes=0 count=0 file sum
-  declare -A seen
+  local most=3000000 bytes=0 count=0 file sum previous=''
   rm -rf "$run/text"
   mkdir -p "$run/text"
-  while read -r file && [ "$bytes" -lt "$most" ]; do
-    sum=$(sha256sum <"$file")
-    if [ ! -s "$file" ] || [ -n "${seen[$sum]:-}" ] || ! iconv -f UTF-8 -t UTF-8 "$file" >/dev/null 2>&1; then
-      continue
+  while read -r sum file && [ "$bytes" -lt "$most" ]; do
+    if [ "$sum" != "$previous" ] && iconv -f UTF-8 -t UTF-8 "$file" >/dev/null 2>&1; then
+      count=$((count + 1))
+      bytes=$((bytes + $(stat -c %s "$file")))
+      cp "$file" "$run/text/$(printf '%04d' "$count").txt"
     fi
-    seen[$sum]=1
-    count=$((count + 1))
-    bytes=$((bytes + $(stat -c %s "$file")))
-    cp "$file" "$run/text/$(printf '%04d' "$count").txt"
-  done < <(find /usr/share/common-licenses /usr/share/doc -type f \
-    \( -path '/usr/share/common-licenses/*' -o -name copyright \) | LC_ALL=C sort)
+    previous=$sum
+  done < <(find /usr/share/common-licenses /usr/share/doc -type f -size +0 -size -200k \
+    \( -path '/usr/share/common-licenses/*' -o -name copyright \) -exec sha256sum {} + | LC_ALL=C sort)
   [ "$count" -gt 1 ] || natsformer_fail "no licence texts under /usr/share: give text files as arguments"
   natsformer_say "text: $count licence texts of /usr/share/common-licenses and /usr/share/doc, $((bytes / 1000)) kB"
 }
@@ -88,7 +86,7 @@ train() {
   shift
   natsformer_say "training $name"
   natsformer_ranks "$ranks" "$natsformer" train configs/quickstart.yaml run="$run/$name" data.path="$run/data" \
-    "$@" || status=$?
+    "$@" --json >"$run/$name.json" || status=$?
   if [ "$status" -eq 75 ]; then
     natsformer_say "stopped after a checkpoint; the same command goes on from there"
     exit 75
@@ -144,7 +142,8 @@ row() {
   LC_ALL=C printf '%-8s %10.4f %12.4f %12.4f %14.0f %10.0f\n' "$1" \
     "$(number loss "$folder/eval/parallel.json")" "$(number bits_per_byte "$folder/eval/parallel.json")" \
     "$(number kv_fraction "$folder/eval/parallel.json")" "$(number kv_bytes "$folder/eval/decode.json")" \
-    "$(tail -n 1 "$folder/metrics.jsonl" >"$folder/eval/last.json" && number tokens_per_s "$folder/eval/last.json")"
+    "$(awk -v tokens="$(number tokens "$folder.json")" -v seconds="$(number seconds "$folder.json")" \
+      'BEGIN { print seconds > 0 ? tokens / seconds : 0 }')"
 }
 
 echo
@@ -163,7 +162,7 @@ echo
 prompt='The '
 echo "a sample of the NAtS model, after \"$prompt\":"
 OMP_NUM_THREADS=$(natsformer_cores) "$natsformer" generate "$run/nats" --prompt "$prompt" --tokens 300 \
-  --temperature 0.7 --seed 1 2>>"$run/eval.log" | sed 's/^/  | /'
+  --temperature 0.7 --seed 1 2>>"$run/eval.log" | fold -s -w 100 | sed 's/^/  | /'
 cat <<NEXT
 
 $((SECONDS - started)) s after the packages. What to try next:

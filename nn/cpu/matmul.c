@@ -54,7 +54,7 @@ void nn_cpu_multiply(const nn_cpu_product *p) {
 #pragma omp parallel if (p->m * p->n * p->k >= PARALLEL_MIN)
   {
     int parts = omp_get_num_threads(), part = omp_get_thread_num();
-    int along_m = blocks_along_m(p, parts), along_n = parts / along_m;
+    int along_m = blocks_along_m(p, parts), along_n = parts > along_m ? parts / along_m : 1;
     multiply_block(p, nn_range_part(p->m, GRANULE, part / along_n, along_m),
                    nn_range_part(p->n, GRANULE, part % along_n, along_n));
   }

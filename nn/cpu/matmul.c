@@ -15,9 +15,9 @@ static const int64_t PARALLEL_MIN = 1 << 20;
 static int blocks_along_m(const nn_cpu_product *p, int parts) {
   int best = 1;
   int64_t least = INT64_MAX;
-  for (int along_m = parts; along_m >= 1; along_m--) {
+  for (int along_m = 1; along_m <= parts; along_m++) {
     int64_t copied = p->m / along_m + p->n / (parts / along_m);
-    if (parts % along_m == 0 && copied < least) {
+    if (parts % along_m == 0 && copied <= least) {
       least = copied;
       best = along_m;
     }
@@ -54,7 +54,7 @@ void nn_cpu_multiply(const nn_cpu_product *p) {
 #pragma omp parallel if (p->m * p->n * p->k >= PARALLEL_MIN)
   {
     int parts = omp_get_num_threads(), part = omp_get_thread_num();
-    int along_m = blocks_along_m(p, parts), along_n = parts > along_m ? parts / along_m : 1;
+    int along_m = blocks_along_m(p, parts), along_n = parts / along_m;
     multiply_block(p, nn_range_part(p->m, GRANULE, part / along_n, along_m),
                    nn_range_part(p->n, GRANULE, part % along_n, along_n));
   }

@@ -10,5 +10,5 @@ if [ "$(id -u)" = 0 ]; then
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
 # MPI libraries keep memory until the process ends; that is no leak of ours.
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
+export ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0
 exec mpirun -q --oversubscribe --bind-to none -np "$ranks" "$@"

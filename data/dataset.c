@@ -3,16 +3,19 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h> // PATH_MAX
-#include <stdio.h> // snprintf
+#include <stdio.h>  // snprintf
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "data/block_cache.h"
 #include "data/dataset_read.h"
 #include "data/manifest.h"
 
 // Shards that are kept open: opening one costs about as much as reading ten samples.
 enum { OPEN_SHARDS = 32 };
+// Rows of a block: of tokens and labels one chunk of HDF5.
+enum { TOKEN_ROWS = DATA_BLOCK_BYTES / 4, DOCUMENT_ROWS = DATA_BLOCK_BYTES / 16 };
 
 typedef struct {
   data_shard *shard; // NULL: free
@@ -29,6 +32,7 @@ struct data_set {
   size_t blob_bytes;
   open_shard open[OPEN_SHARDS];
   uint64_t clock;
+  data_block_cache *cache;
 };
 
 // ---- opening
@@ -111,6 +115,7 @@ nn_status data_set_open(const char *folder, const char *split, data_set **out) {
     return NN_FAIL(NN_ERR_MEMORY, "%s: no memory to read it", folder);
   if (snprintf(set->folder, sizeof set->folder, "%s", folder) >= (int)sizeof set->folder)
     NN_GOTO(status, fail, NN_FAIL(NN_ERR_IO, "%s: the name is too long", folder));
+  NN_GOTO(status, fail, data_block_cache_create(&set->cache));
   NN_GOTO(status, fail, data_manifest_read(folder, &set->manifest));
   NN_GOTO(status, fail, find_split(set, split));
   NN_GOTO(status, fail, sum_shards(set));
@@ -130,6 +135,7 @@ void data_set_close(data_set *set) {
     return;
   for (int i = 0; i < OPEN_SHARDS; i++)
     data_shard_close(set->open[i].shard);
+  data_block_cache_free(set->cache);
   free(set->blob);
   free(set->token_start);
   free(set->document_start);
@@ -207,65 +213,98 @@ static int32_t shard_of(const int64_t *starts, int32_t shards, int64_t at) {
   return low;
 }
 
-typedef nn_status (*shard_read)(data_shard *shard, int64_t first, int64_t count, int32_t *out);
+// Values outside [least, vocab) would be looked up beyond the embedding.
+static nn_status check_values(const data_set *set, int32_t shard, data_block_kind kind, int64_t first,
+                              int64_t count, const int32_t *values) {
+  int32_t least = kind == DATA_BLOCK_LABELS ? -1 : 0;
+  for (int64_t i = 0; i < count; i++)
+    if (values[i] < least || values[i] >= set->manifest.format.vocab)
+      return NN_FAIL(NN_ERR_INPUT, "%s/%s: %s %" PRId64 " is %" PRId32 ", the vocabulary has %" PRId32,
+                     set->folder, set->split->shard[shard].name, least < 0 ? "label" : "token", first + i,
+                     values[i], set->manifest.format.vocab);
+  return NN_OK;
+}
 
-static nn_status read_across(data_set *set, shard_read read, int64_t first, int64_t count, int32_t *out) {
+static nn_status fill_block(data_set *set, int32_t shard, data_block_kind kind, int64_t first, int64_t count,
+                            void *out) {
+  data_shard *open = NULL;
+  NN_TRY(use_shard(set, shard, &open));
+  if (kind == DATA_BLOCK_DOCUMENTS)
+    return data_shard_documents(open, first, count, out);
+  NN_TRY((kind == DATA_BLOCK_LABELS ? data_shard_labels : data_shard_tokens)(open, first, count, out));
+  return check_values(set, shard, kind, first, count, out);
+}
+
+// The block of a shard that holds row `row`; *rows is how many follow from `row` on within it.
+static nn_status use_block(data_set *set, int32_t shard, data_block_kind kind, int64_t row, const void **out,
+                           int64_t *rows) {
+  const data_counts *counts = &set->split->shard[shard].counts;
+  bool documents = kind == DATA_BLOCK_DOCUMENTS;
+  int64_t size = documents ? DOCUMENT_ROWS : TOKEN_ROWS,
+          total = documents ? counts->documents : counts->tokens;
+  int64_t block = row / size, first = block * size, count = total - first < size ? total - first : size;
+  void *bytes = data_block_cache_find(set->cache, shard, kind, block);
+  if (bytes == NULL) {
+    NN_TRY(data_block_cache_take(set->cache, shard, kind, block, &bytes));
+    nn_status status = fill_block(set, shard, kind, first, count, bytes);
+    if (status != NN_OK) {
+      data_block_cache_drop(set->cache, shard, kind, block);
+      return status;
+    }
+  }
+  *out = (const char *)bytes + (row - first) * (DATA_BLOCK_BYTES / size);
+  *rows = first + count - row;
+  return NN_OK;
+}
+
+static nn_status read_across(data_set *set, data_block_kind kind, int64_t first, int64_t count,
+                             int32_t *out) {
   if (first < 0 || count < 0 || first > data_set_tokens(set) - count)
     return NN_FAIL(NN_ERR_INTERNAL, "%s: no tokens %" PRId64 " to %" PRId64, set->folder, first,
                    first + count);
   while (count > 0) {
-    int32_t index = shard_of(set->token_start, set->split->shards, first);
-    int64_t room = set->token_start[index + 1] - first, take = count < room ? count : room;
-    data_shard *shard = NULL;
-    NN_TRY(use_shard(set, index, &shard));
-    NN_TRY(read(shard, first - set->token_start[index], take, out));
-    first += take;
-    count -= take;
-    out += take;
+    int32_t shard = shard_of(set->token_start, set->split->shards, first);
+    int64_t rows = 0;
+    const void *values = NULL;
+    NN_TRY(use_block(set, shard, kind, first - set->token_start[shard], &values, &rows));
+    rows = rows < count ? rows : count;
+    memcpy(out, values, (size_t)rows * sizeof *out);
+    first += rows;
+    count -= rows;
+    out += rows;
   }
   return NN_OK;
 }
 
-// Values outside [least, vocab) would be looked up beyond the embedding.
-static nn_status check_values(const data_set *set, const char *what, int32_t least, int64_t first,
-                              int64_t count, const int32_t *values) {
-  for (int64_t i = 0; i < count; i++)
-    if (values[i] < least || values[i] >= set->manifest.format.vocab) {
-      int32_t index = shard_of(set->token_start, set->split->shards, first + i);
-      return NN_FAIL(NN_ERR_INPUT, "%s/%s: %s %" PRId64 " is %" PRId32 ", the vocabulary has %" PRId32,
-                     set->folder, set->split->shard[index].name, what, first + i - set->token_start[index],
-                     values[i], set->manifest.format.vocab);
-    }
-  return NN_OK;
-}
-
 nn_status data_set_read_tokens(data_set *set, int64_t first, int64_t count, int32_t *out) {
-  NN_TRY(read_across(set, data_shard_tokens, first, count, out));
-  return check_values(set, "token", 0, first, count, out);
+  return read_across(set, DATA_BLOCK_TOKENS, first, count, out);
 }
 
 nn_status data_set_read_labels(data_set *set, int64_t first, int64_t count, int32_t *out) {
-  NN_TRY(read_across(set, data_shard_labels, first, count, out));
-  return check_values(set, "label", -1, first, count, out);
+  return read_across(set, DATA_BLOCK_LABELS, first, count, out);
 }
 
 nn_status data_set_document(data_set *set, int64_t index, int64_t *first, int64_t *count,
                             int64_t *source_bytes) {
   if (index < 0 || index >= data_set_documents(set))
     return NN_FAIL(NN_ERR_INTERNAL, "%s: no document %" PRId64, set->folder, index);
-  int32_t at = shard_of(set->document_start, set->split->shards, index);
-  const data_manifest_file *file = &set->split->shard[at];
-  int64_t within = index - set->document_start[at], rows[2][2] = {{0, 0}, {file->counts.tokens, 0}};
-  data_shard *shard = NULL;
-  NN_TRY(use_shard(set, at, &shard));
-  NN_TRY(data_shard_documents(shard, within, within + 1 < file->counts.documents ? 2 : 1, rows[0]));
-  if (rows[0][0] < 0 || rows[1][0] < rows[0][0] || rows[1][0] > file->counts.tokens)
+  int32_t shard = shard_of(set->document_start, set->split->shards, index);
+  const data_manifest_file *file = &set->split->shard[shard];
+  int64_t within = index - set->document_start[shard], rows = 0, start = 0, end = file->counts.tokens;
+  const void *found = NULL;
+  NN_TRY(use_block(set, shard, DATA_BLOCK_DOCUMENTS, within, &found, &rows));
+  start = ((const int64_t *)found)[0];
+  *source_bytes = ((const int64_t *)found)[1];
+  if (within + 1 < file->counts.documents) { // it ends where the next one starts
+    NN_TRY(use_block(set, shard, DATA_BLOCK_DOCUMENTS, within + 1, &found, &rows));
+    end = ((const int64_t *)found)[0];
+  }
+  if (start < 0 || end < start || end > file->counts.tokens)
     return NN_FAIL(NN_ERR_INPUT,
                    "%s/%s: document %" PRId64 " starts at token %" PRId64 " and ends at %" PRId64,
-                   set->folder, file->name, within, rows[0][0], rows[1][0]);
-  *first = set->token_start[at] + rows[0][0];
-  *count = rows[1][0] - rows[0][0];
-  *source_bytes = rows[0][1];
+                   set->folder, file->name, within, start, end);
+  *first = set->token_start[shard] + start;
+  *count = end - start;
   return NN_OK;
 }
 

@@ -7,8 +7,8 @@
 #include "data/shard.h"
 #include "data/shard_format.h" // DATA_SHARD_FORMAT
 
-// Readers jump between far places of many shards: a cache of a few chunks each is all that helps.
-enum { CACHE_BYTES = 256 << 10, CACHE_SLOTS = 101 };
+// Readers take whole chunks and keep what they want to see again (data/block_cache.h): none for HDF5 to keep.
+enum { CACHE_BYTES = 0, CACHE_SLOTS = 1 };
 
 struct data_shard {
   char *path;

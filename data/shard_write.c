@@ -6,8 +6,8 @@
 #include "data/shard_format.h"
 
 // Tokens of one HDF5 chunk: what one checksum covers and one random read costs.
-enum { TOKEN_CHUNK = 1 << 14, DOCUMENT_CHUNK = 1 << 10, BLOB_CHUNK = 1 << 16 };
-enum { TOKEN_BUFFER = 16 * TOKEN_CHUNK, DOCUMENT_BUFFER = 4 * DOCUMENT_CHUNK };
+enum { TOKEN_CHUNK = 1 << 12, DOCUMENT_CHUNK = 1 << 10, BLOB_CHUNK = 1 << 16 };
+enum { TOKEN_BUFFER = 64 * TOKEN_CHUNK, DOCUMENT_BUFFER = 4 * DOCUMENT_CHUNK };
 
 struct data_shard_writer {
   char *path;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h> // strcasecmp
-#include <unistd.h>  // execv, gethostname
+#include <unistd.h>  // execv, gethostname, readlink
 
 #include "nn/random.h" // nn_random_hash
 
@@ -43,7 +43,9 @@ void launch_blas_choose_core(char **argv) {
   const char *better = better_core(corename());
   if (better == NULL || setenv("OPENBLAS_CORETYPE", better, 1) != 0)
     return;
-  execv("/proc/self/exe", argv);
+  char program[4096] = ""; // not /proc/self/exe itself: the process would be called "exe" from then on
+  if (readlink("/proc/self/exe", program, sizeof program - 1) > 0)
+    execv(program, argv);
   unsetenv("OPENBLAS_CORETYPE"); // no /proc: go on with the kernels that there are
 }
 

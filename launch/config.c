@@ -1,6 +1,7 @@
 // The configuration as a whole: defaults, printing, and what cannot be across keys.
 #include "launch/config.h"
 
+#include <math.h>   // sqrt
 #include <stdlib.h> // free
 #include <string.h>
 #include <yaml.h> // libyaml's emitter quotes what needs it
@@ -150,7 +151,7 @@ nn_status launch_config_model(const launch_config *config, int32_t data_vocab, n
       .tied = config->model.tied,
       .rope_theta = config->model.rope_theta,
       .norm_eps = (float)config->model.norm_eps,
-      .init_std = (float)config->model.init_std,
+      .init_std = (float)(config->model.init_std > 0 ? config->model.init_std : sqrt(0.3 / width)),
       .attention = strcmp(config->model.attention, "dense") == 0    ? NATS_ATTENTION_DENSE
                    : strcmp(config->model.attention, "window") == 0 ? NATS_ATTENTION_WINDOW
                                                                     : NATS_ATTENTION_NATS,

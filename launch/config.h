@@ -35,7 +35,8 @@ typedef struct {
     char norm[16];     // rmsnorm, layernorm
     char mlp[16];      // swiglu, gelu
     bool bias, tied;
-    double rope_theta, norm_eps, init_std;
+    double rope_theta, norm_eps;
+    double init_std; // 0: sqrt(0.3 / width), GPT-2's 0.02 at its width of 768, and larger in narrower models
     char attention[16]; // dense, nats, window
     int32_t window;     // W, of nats and window attention
   } model;

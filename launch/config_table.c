@@ -60,7 +60,7 @@ const launch_key launch_keys[] = {
   FLAG(model.tied, "true", FIXED, "the output head is the embedding table"),
   POSITIVE(model.rope_theta, "10000", 1e12, FIXED, "base of the rotary position embedding"),
   POSITIVE(model.norm_eps, "1e-05", 1, FIXED, "added to the variance"),
-  POSITIVE(model.init_std, "0.02", 10, FIXED, "standard deviation of initial weights"),
+  REAL(model.init_std, "0", 0, 10, FIXED, "standard deviation of initial weights; 0: sqrt(0.3 / width)"),
   WORD(model.attention, "nats", "dense|nats|window", FIXED, "nats: learned token types; window: plain sliding window"),
   WHOLE(model.window, "16", 0, MANY, FIXED, "W: tokens that a window token lives on, in nats and window attention"),
 

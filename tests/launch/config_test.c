@@ -260,6 +260,7 @@ Test(config, model_sizes_are_derived) {
   cr_expect_eq(model.head_size, 64);
   cr_expect_eq(model.kv_heads, 4);
   cr_expect_eq(model.mlp_size, 704); // 8/3 * 256 = 682.7, up to a multiple of 64
+  cr_expect_float_eq(model.init_std, 0.0342327f, 1e-6f); // sqrt(0.3 / 256)
   config.model.vocab = 256;
   cr_expect_eq(launch_config_model(&config, 257, &model), NN_ERR_USAGE);
   cr_expect_not_null(strstr(nn_error_text(), "model.vocab: expected at least 257"));

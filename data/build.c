@@ -184,8 +184,8 @@ static nn_status hold_out(work *job, const data_plan *plan) {
     return NN_OK;
   if (plan->documents < 2)
     return NN_FAIL(NN_ERR_INPUT,
-                   "%s: one document cannot be split; name a file for validation with --val-input, or "
-                   "split the text into several files",
+                   "%s: one document cannot be split; name a file for validation with --val-input, or cut "
+                   "the text into files of its lines: split -n l/20 --additional-suffix=.txt",
                    job->build->inputs[0]);
   int64_t share = llround(job->build->val * (double)plan->documents);
   job->held_out = share < 1 ? 1 : share < plan->documents ? share : plan->documents - 1;

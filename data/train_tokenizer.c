@@ -1,5 +1,9 @@
 #include "data/train_tokenizer.h"
 
+#include <errno.h>
+#include <libgen.h> // dirname
+#include <limits.h> // PATH_MAX
+#include <stdio.h>  // snprintf
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h> // access
@@ -120,12 +124,24 @@ static nn_status check(const data_tokenizer_training *training) {
   return NN_OK;
 }
 
+// Found out now rather than after the training.
+static nn_status check_out(const data_tokenizer_training *training) {
+  char folder[PATH_MAX];
+  if (snprintf(folder, sizeof folder, "%s", training->out) >= (int)sizeof folder)
+    return NN_FAIL(NN_ERR_USAGE, "%s: the name is too long", training->out);
+  if (!training->force && access(training->out, F_OK) == 0)
+    return NN_FAIL(NN_ERR_USAGE, "%s: is there already; --force replaces it", training->out);
+  if (access(dirname(folder), W_OK) != 0)
+    return NN_FAIL(NN_ERR_IO, "%s: cannot be written: %s", training->out, strerror(errno));
+  return NN_OK;
+}
+
 nn_status data_train_tokenizer(dist_group *world, const data_tokenizer_training *training) {
   data_plan plan;
   nn_status status = NN_OK;
   NN_TRY(check(training));
-  if (dist_rank(world) == 0 && !training->force && access(training->out, F_OK) == 0)
-    status = NN_FAIL(NN_ERR_USAGE, "%s: is there already; --force replaces it", training->out);
+  if (dist_rank(world) == 0)
+    status = check_out(training);
   NN_TRY(dist_agree(world, status));
   NN_TRY(data_plan_make(world, training->inputs, training->input_count, training->field, 0, &plan));
   if (dist_rank(world) == 0)

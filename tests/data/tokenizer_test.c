@@ -289,6 +289,8 @@ static const char *train_model(const char *type, int32_t vocab) {
   cr_ok(data_train_tokenizer(alone, &training));
   training.force = false;
   cr_fails(data_train_tokenizer(alone, &training), NN_ERR_USAGE, "--force");
+  training.out = scratch("no/such/folder/model");
+  cr_fails(data_train_tokenizer(alone, &training), NN_ERR_IO, "no/such/folder/model: cannot be written");
   snprintf(spec, sizeof spec, "sp:%s", scratch("model"));
   return spec;
 }

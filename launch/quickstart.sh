@@ -143,7 +143,7 @@ row() {
     "$(number loss "$folder/eval/parallel.json")" "$(number bits_per_byte "$folder/eval/parallel.json")" \
     "$(number kv_fraction "$folder/eval/parallel.json")" "$(number kv_bytes "$folder/eval/decode.json")" \
     "$(awk -v tokens="$(number tokens "$folder.json")" -v seconds="$(number seconds "$folder.json")" \
-      'BEGIN { print seconds > 0 ? tokens / seconds : 0 }')"
+      'BEGIN { print (seconds > 0 ? tokens / seconds : 0) }')"
 }
 
 echo

@@ -6,7 +6,14 @@ tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$tests")
 work=$(mktemp -d)
 log=$work/log
-trap 'rm -rf "$work"' EXIT
+limit=60 # seconds of a run
+started='' # what runs in the background
+clean_up() {
+  [ -z "$started" ] || kill "$started" 2>/dev/null
+  rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 1' INT TERM
 export OMP_NUM_THREADS=1
 unset NATSFORMER_FAULT
 
@@ -21,9 +28,9 @@ fail() {
 train() {
   local launcher=(bash "$tests/ranks.sh" "$1")
   [ "$1" -gt 0 ] || launcher=()
-  timeout --kill-after=5 60 "${launcher[@]}" "$program" train "$work/config.yaml" "${@:2}" >"$log" 2>&1
+  timeout --kill-after=5 "$limit" "${launcher[@]}" "$program" train "$work/config.yaml" "${@:2}" >"$log" 2>&1
   status=$?
-  case $status in 124 | 137) fail 'still running after 60 s' ;; esac
+  case $status in 124 | 137) fail "still running after $limit s" ;; esac
 }
 
 expect_status() {
@@ -73,6 +80,7 @@ wait_for_line() {
 finish() {
   wait "$started"
   status=$?
+  started=''
 }
 
 # metrics RUN: without the fields that tell time.

@@ -111,6 +111,30 @@ kill)
   field step "$work/run" | awk '$1 != NR { exit 1 }' || fail 'metrics.jsonl has gaps or doubles'
   ;;
 
+# The same at many moments, also while a checkpoint is written: in the end the run is the one that nobody killed.
+kill_often)
+  limit=600
+  settings=(train.steps=1000 eval.every=500 checkpoint.every=20 checkpoint.keep=2 log.every=500)
+  train 2 run="$work/whole" "${settings[@]}"
+  expect_status 0
+  kills=0
+  for _ in $(seq 100); do
+    begin 2 run="$work/run" "${settings[@]}"
+    sleep "$((1 + RANDOM % 4)).$((RANDOM % 10))"
+    mapfile -t ranks < <(pgrep -P "$started")
+    if [ "${#ranks[@]}" -gt 0 ]; then
+      kill -9 "${ranks[RANDOM % ${#ranks[@]}]}" 2>/dev/null
+      kills=$((kills + 1))
+    fi
+    finish
+    [ "$status" -ne 0 ] || break
+  done
+  expect_status 0
+  [ "$kills" -ge 3 ] || fail "only $kills kills"
+  same_metrics "$work/whole" "$work/run"
+  echo "$kills kills"
+  ;;
+
 # Two runs in one folder would ruin each other's checkpoints.
 locked)
   begin 1 run="$work/run" "${long[@]}" train.steps=1000000
@@ -120,6 +144,7 @@ locked)
   log=$work/second expect_status 2
   log=$work/second expect_line 'is using this run folder'
   kill -USR1 "$first"
+  started=$first
   finish
   expect_status 75
   ;;

@@ -1,5 +1,5 @@
 // metrics.jsonl: one JSON object a step, written by rank 0. Other programs read it, so names and meanings
-// are part of the interface (docs/formats.md).
+// are part of the interface (docs/runs.md).
 //
 // Floating-point numbers are written with %.9g; one that is not finite is null. Every line is written whole
 // or not at all, and is in the file when launch_metrics_write returns.

@@ -38,8 +38,8 @@ static inline int32_t nats_chunks(int32_t length, int32_t chunk) {
 }
 
 // Chooses types and expiries. Backward is straight-through: dlogit_a = y_a (d_a - sum_b y_b d_b) / tau,
-// spread over the tokens of the chunk by 1 / C; forced chunks (the first; in SAMPLED also the last complete
-// one) and an unfinished chunk pass nothing.
+// spread over the tokens of the chunk by 1 / C; forced chunks (the first; in SAMPLED also one that ends
+// with the last token) and an unfinished chunk pass nothing.
 typedef struct {
   int32_t batch, length, kv_heads; // B, T, Hk
   int32_t chunk, window;           // C, W

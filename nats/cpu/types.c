@@ -5,9 +5,9 @@
 #include "nn/random.h"
 
 // Chunks that take their type from somewhere else than their logits: the first is always global; in training
-// the last complete one is global too, which is a no-op inside one pass unless an unfinished chunk follows.
+// the one that ends with the last token is global too, which changes nothing inside one pass.
 static bool is_forced(const nats_types *op, int32_t a) {
-  return a == 0 || (op->mode == NATS_TYPES_SAMPLED && a == op->length / op->chunk - 1);
+  return a == 0 || (op->mode == NATS_TYPES_SAMPLED && (a + 1) * op->chunk == op->length);
 }
 
 static void mean_logits(const nats_types *op, int32_t batch, int32_t head, int32_t a,

@@ -103,6 +103,7 @@ static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) 
     launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 2 * bucket ? arena : 2 * bucket));
   launch_memory_add(table, "checkpoint snapshot", 3 * arena / writers);
   launch_memory_add(table, "program and libraries", launch_memory_resident());
+  nn_info("%d rank%s of %s", ranks, ranks > 1 ? "s" : "", nn_device_describe(t->device));
   launch_memory_print(table);
   return NN_OK;
 }
@@ -159,21 +160,14 @@ static nn_status require_paths(const launch_config *config) {
   return NN_OK;
 }
 
-static nn_status open_device(launch_trainer *t) {
-  NN_TRY(nn_device_open(t->config.device, dist_local_rank(t->world), &t->device));
-  nn_info("%d rank%s of %s", dist_size(t->world), dist_size(t->world) > 1 ? "s" : "",
-          nn_device_describe(t->device));
-  return NN_OK;
-}
-
 static nn_status open_trainer(launch_trainer *t) {
   nats_model_config model;
   NN_TRY(require_paths(&t->config));
   NN_TRY(dist_agree(t->world, open_data(t)));
   NN_TRY(dist_agree(t->world, launch_config_model(&t->config, data_set_vocab(t->data), &model)));
-  NN_TRY(launch_trainer_claim(t));
   NN_TRY(launch_set_threads(t->world, t->config.threads));
-  NN_TRY(dist_agree(t->world, open_device(t)));
+  NN_TRY(dist_agree(t->world, nn_device_open(t->config.device, dist_local_rank(t->world), &t->device)));
+  NN_TRY(launch_trainer_claim(t));
   NN_TRY(dist_agree(t->world, plan_memory(t, &model)));
   NN_TRY(launch_learner_open(t->world, t->device, &t->config, &model, &t->learner));
   NN_TRY(dist_agree(t->world, make_batch(t)));

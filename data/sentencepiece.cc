@@ -31,7 +31,7 @@ template <typename Work> nn_status guarded(Work work) {
 }
 
 // Hands the stretches to the trainer. What `next` fails with is kept for the caller.
-class Stretches : public sentencepiece::SentenceIterator {
+class Stretches final : public sentencepiece::SentenceIterator {
 public:
   Stretches(data_sp_next next, void *context) : next_(next), context_(context) { Next(); }
 

@@ -12,7 +12,7 @@ typedef struct {
   const char *name;
   nn_status (*run)(dist_group *world, int argc, char **argv);
   const char *summary; // one line for the overview
-  const char *usage;   // printed by `natsformer NAME --help` and after a usage error's line
+  const char *usage;   // printed by `natsformer NAME --help`
 } launch_command;
 
 extern const launch_command launch_data;

@@ -20,6 +20,17 @@ stop() {
   [ "$(steps "$1")" -lt 400 ] || fail 'stopped too late to test anything'
 }
 
+# After a kill no rank may be left within a minute. mpirun itself (4.1.4) can wait for ever in its clean-up when
+# the rank died while it was connecting, before any line of ours has run: then it is ended from here.
+wait_for_ranks_to_end() {
+  for _ in $(seq 600); do
+    kill -0 "$started" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  [ -z "$(pgrep -r D,R,S -P "$started")" ] || fail 'a rank is left a minute after another one was killed'
+  kill -9 "$started"
+}
+
 case $name in
 # Otherwise an experiment on 3 ranks would tell something else than on 1.
 ranks)
@@ -120,11 +131,15 @@ kill_often)
   kills=0
   for _ in $(seq 100); do
     begin 2 run="$work/run" "${settings[@]}"
-    sleep "$((1 + RANDOM % 4)).$((RANDOM % 10))"
+    until_step=$(($(steps "$work/run") + RANDOM % 100))
+    while [ "$(steps "$work/run")" -lt "$until_step" ] && kill -0 "$started" 2>/dev/null; do
+      sleep 0.02
+    done
     mapfile -t ranks < <(pgrep -P "$started")
     if [ "${#ranks[@]}" -gt 0 ]; then
       kill -9 "${ranks[RANDOM % ${#ranks[@]}]}" 2>/dev/null
       kills=$((kills + 1))
+      wait_for_ranks_to_end
     fi
     finish
     [ "$status" -ne 0 ] || break

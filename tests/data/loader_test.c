@@ -150,7 +150,7 @@ Test(loader, documents_are_cut_and_padded) {
     int32_t tokens[LENGTH], targets[LENGTH], length = 0;
     int64_t bytes = 0, text = (int64_t)made.bytes[d];
     cr_ok(data_loader_read(loader, d, 1, tokens, targets, &length, NULL, &bytes));
-    cr_assert_eq(length, text < LENGTH ? text : LENGTH); // inputs: all but end-of-text
+    cr_assert_eq(length, text < LENGTH ? text : LENGTH);     // inputs: all but end-of-text
     cr_assert_eq(bytes, text <= LENGTH ? text - 1 : LENGTH); // end-of-text has none
     for (int32_t t = 0; t < LENGTH; t++) {
       cr_assert_eq(tokens[t], t < length ? stream[start + t] : 256);
@@ -249,6 +249,20 @@ static nn_status read_all(void) {
   return status;
 }
 
+// Where some of the split's tokens stand in this shard.
+static size_t find_tokens(const char *bytes, size_t count) {
+  uint16_t some[20];
+  for (int64_t first = 0; first + 20 < stream_tokens; first++) {
+    for (int i = 0; i < 20; i++)
+      some[i] = (uint16_t)stream[first + i];
+    const char *found = memmem(bytes, count, some, sizeof some);
+    if (found != NULL)
+      return (size_t)(found - bytes);
+  }
+  cr_assert_fail("no tokens in this shard");
+  return 0;
+}
+
 // A flipped bit in a shard never turns into other tokens: either the reader does not need that byte, or there
 // is an error with the shard's name.
 Test(loader, a_flipped_bit_is_an_error) {
@@ -265,7 +279,8 @@ Test(loader, a_flipped_bit_is_an_error) {
     nn_error_clear();
   }
   cr_assert_gt(errors, 10);
-  // A byte of the first tokens: always an error.
+  overwrite(scratch("set/train-00001.h5"), bytes, count, find_tokens(bytes, count), 1);
+  cr_fails(read_all(), NN_ERR_INPUT, "train-00001.h5: tokens: data error detected by Fletcher32 checksum");
   write_file(scratch("set/train-00001.h5"), bytes, count);
   cr_ok(read_all());
   free(bytes);

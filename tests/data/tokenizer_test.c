@@ -39,13 +39,14 @@ static void check_cuts(data_tokenizer *tokenizer, const char *text, size_t bytes
   size_t cuts = 0;
   cr_ok(data_tokenizer_encode(tokenizer, text, bytes, &whole));
   for (size_t at = 0; at < bytes;) {
-    size_t window = 1 + random_below(200), rest = bytes - at, cut = rest;
-    if (window < rest) {
+    size_t rest = bytes - at, window = 1 + random_below(200), cut = 0;
+    while (cut == 0 && window < rest) { // widened until it holds a place
       cut = data_tokenizer_cut(tokenizer, text + at, window);
       cr_assert(cut <= window);
       cuts += cut > 0;
+      window *= 2;
     }
-    cut = cut > 0 ? cut : rest; // no place in this window
+    cut = cut > 0 ? cut : rest;
     cr_ok(data_tokenizer_encode(tokenizer, text + at, cut, &parts));
     at += cut;
   }

@@ -117,8 +117,11 @@ NN_CLONES bool nats_tile_softmax(nats_softmax *softmax, bool start, int keys, in
   memcpy(largest, softmax->largest, (size_t)lanes * sizeof *largest);
   raise_bound(keys, lanes, scores, largest);
   bool rescale = false;
-  for (int lane = 0; lane < lanes; lane++)
-    rescale |= largest[lane] > softmax->largest[lane] + HEADROOM;
+  for (int lane = 0; lane < lanes; lane++) { // each row by itself: what others see must not show in its bits
+    const bool raise = largest[lane] > softmax->largest[lane] + HEADROOM;
+    largest[lane] = raise ? largest[lane] : softmax->largest[lane];
+    rescale |= raise;
+  }
   if (rescale)
     take_bound(softmax, lanes, largest);
   weigh(softmax, keys, lanes, scores);

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # A training step on the CPU: dense attention, NAtS at random types, NAtS at sparse types, and PyTorch's dense
-# step where `$PYTHON -c 'import torch'` works (pip install torch --index-url
-# https://download.pytorch.org/whl/cpu). Same shapes, same threads, one after the other.
+# step where `$PYTHON -c 'import torch'` works. Same shapes, same threads, one after the other.
 #   THREADS=2 STEPS=20 PYTHON=python3 bash benchmarks/cpu_train_step.sh [PROGRAM]
 # Nothing else should run on the machine. The lines on standard error name the BLAS kernels in use.
 set -euo pipefail

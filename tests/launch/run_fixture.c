@@ -201,7 +201,7 @@ json_t *run_json(int ranks, const char *arguments) {
   json_error_t error;
   int code = run_program(ranks, arguments, &out, &err);
   cr_assert_eq(code, 0, "%s: exit code %d\n%s", arguments, code, err);
-  json_t *object = json_loads(out, JSON_REJECT_DUPLICATES, &error);
+  json_t *object = json_loads(out, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
   cr_assert(json_is_object(object), "%s: %s\n%s", arguments, error.text, out);
   free(out);
   free(err);

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <hdf5.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,19 +46,24 @@ static hid_t edit(void) {
   return file;
 }
 
-// Adds `more` to entry `index` of a data set.
-static void tamper(const char *name, size_t index, double more) {
+// Adds `more` units to entry `index` of a data set; returns the unit. 0: one that no tolerance covers, more
+// than the largest entry.
+static double tamper(const char *name, size_t index, double more, double unit) {
   hid_t file = edit(), dataset = H5Dopen2(file, name, H5P_DEFAULT), space = H5Dget_space(dataset);
   const size_t count = (size_t)H5Sget_simple_extent_npoints(space);
-  double *values = malloc(count * sizeof *values);
+  double *values = malloc(count * sizeof *values), largest = 0;
   cr_assert(index < count);
   H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
-  values[index] += more;
+  for (size_t i = 0; unit == 0 && i < count; i++)
+    largest = fmax(largest, fabs(values[i]));
+  unit = unit > 0 ? unit : 1 + largest;
+  values[index] += more * unit;
   H5Dwrite(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
   free(values);
   H5Sclose(space);
   H5Dclose(dataset);
   H5Fclose(file);
+  return unit;
 }
 
 // What breaks: nobody can tell whether a machine computes the method.
@@ -87,10 +93,10 @@ Test(verify, finds_one_wrong_number_in_every_tensor, .init = new_cases, .fini = 
     char output[16384], name[64], told[64];
     snprintf(name, sizeof name, "groups/%s", tensors[i]);
     snprintf(told, sizeof told, "case 'groups', %s", tensors[i]);
-    tamper(name, 20, 1);
+    const double unit = tamper(name, 20, 1, 0);
     cr_expect_eq(verify("", true, output, sizeof output), 1);
     cr_expect(strstr(output, told) != NULL, "%s", output);
-    tamper(name, 20, -1);
+    tamper(name, 20, -1, unit);
   }
   char output[16384];
   cr_expect_eq(verify("--tolerance 1e-12", true, output, sizeof output), 1); // no float32 is so exact
@@ -141,11 +147,11 @@ static void flat_queries(void) {
 }
 
 static void unknown_type(void) {
-  tamper("groups/types", 30, 9);
+  tamper("groups/types", 30, 9, 1);
 }
 
 static void first_is_local(void) {
-  tamper("groups/types", 0, 1);
+  tamper("groups/types", 0, 1, 1);
 }
 
 // What breaks: a damaged file crashes the program, or passes.

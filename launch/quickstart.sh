@@ -125,13 +125,13 @@ set grid
 set xlabel 'step'
 set output '$run/plots/loss.png'
 set ylabel 'training loss (nats per byte)'
-plot '$run/dense/plots/metrics.tsv' using 1:2 with lines title 'dense', \
-     '$run/nats/plots/metrics.tsv' using 1:2 with lines title 'NAtS'
+plot '$run/dense/plots/metrics.tsv' using 1:2 with lines lw 4 lc rgb '#ccbb44' title 'dense', \
+     '$run/nats/plots/metrics.tsv' using 1:2 with lines lc rgb '#4477aa' title 'NAtS'
 set output '$run/plots/kv_fraction.png'
 set ylabel 'KV fraction'
 set yrange [0:1.05]
-plot '$run/dense/plots/metrics.tsv' using 1:3 with lines title 'dense', \
-     '$run/nats/plots/metrics.tsv' using 1:3 with lines title 'NAtS'
+plot '$run/dense/plots/metrics.tsv' using 1:4 with lines lw 4 lc rgb '#ccbb44' title 'dense', \
+     '$run/nats/plots/metrics.tsv' using 1:4 with lines lc rgb '#4477aa' title 'NAtS'
 GNUPLOT
 }
 

@@ -24,8 +24,9 @@ static nn_status open_validation(launch_trainer *t) {
     return NN_OK;
   }
   NN_TRY(data_set_open(config->data.path, "val", &t->val_data));
+  // Shuffled by a seed that is no key: eval.samples of them speak for the whole split, the same in every run.
   nn_status status =
-      data_loader_create(t->val_data, sample_kind(config), config->train.length, 0, false, &t->val_loader);
+      data_loader_create(t->val_data, sample_kind(config), config->train.length, 0, true, &t->val_loader);
   if (status == NN_ERR_INPUT) {
     nn_info("the validation split is not used: %s", nn_error_text());
     nn_error_clear();

@@ -148,7 +148,6 @@ static nn_status request_take(dist_group *group, dist_request **out, const char 
   request->group = group;
   request->next = NULL;
   request->parts = 0;
-  request->started = dist_seconds();
   memcpy(request->what, what, sizeof what);
   *out = request;
   return NN_OK;
@@ -167,24 +166,12 @@ static nn_status request_broken(dist_request *request, nn_status status) {
   return status;
 }
 
-// One look at an operation. Frees the request when it is done or has failed.
-static nn_status request_test(dist_request *request, bool *done, double *waited) {
+static nn_status request_late(dist_request *request) {
   const dist_group *group = request->group;
-  *done = false;
-  nn_status status = group->table->test(request, done);
-  if (status != NN_OK)
-    return request_broken(request, status);
-  if (*done) {
-    request_put(request);
-    return NN_OK;
-  }
-  *waited = dist_seconds() - request->started;
-  if (group->deadline > 0 && *waited > group->deadline)
-    return request_broken(request, NN_FAIL(NN_ERR_COMM,
-                                           "rank %d of %d: %s did not complete within %g s: another rank "
-                                           "hangs, is far behind or has ended",
-                                           group->rank, group->size, request->what, group->deadline));
-  return NN_OK;
+  return request_broken(request, NN_FAIL(NN_ERR_COMM,
+                                         "rank %d of %d: %s did not complete within %g s: another rank "
+                                         "hangs, is far behind or has ended",
+                                         group->rank, group->size, request->what, group->deadline));
 }
 
 // Between two looks: nothing but a yield while an answer within microseconds is likely, since sleeping would
@@ -200,18 +187,27 @@ static void pause_between(double waited, int look) {
   nanosleep(&pause, NULL);
 }
 
+// No deadline here: between two looks this rank may have computed for long, while nothing moved.
 nn_status dist_test(dist_request *request, bool *done) {
-  double waited;
-  return request_test(request, done, &waited);
+  *done = false;
+  nn_status status = request->group->table->test(request, done);
+  if (status != NN_OK)
+    return request_broken(request, status);
+  if (*done)
+    request_put(request);
+  return NN_OK;
 }
 
 nn_status dist_wait(dist_request *request) {
-  bool done = false;
-  double waited = 0;
+  const double started = dist_seconds(), deadline = request->group->deadline;
   for (int look = 1;; look++) {
-    NN_TRY(request_test(request, &done, &waited));
+    bool done;
+    NN_TRY(dist_test(request, &done));
     if (done)
       return NN_OK;
+    double waited = dist_seconds() - started;
+    if (deadline > 0 && waited > deadline)
+      return request_late(request);
     pause_between(waited, look);
   }
 }

@@ -4,8 +4,8 @@
 // The world group moves host memory: counts, statuses, text. The gradient group moves the memory of the
 // device: on CPUs a second MPI communicator, on GPUs NCCL. Both are dist_group.
 //
-// A collective that does not complete within the group's deadline fails with NN_ERR_COMM and names the rank
-// and the operation; dist_abort then ends all ranks.
+// A collective for which a rank waits longer than the group's deadline fails with NN_ERR_COMM and names the
+// rank and the operation; dist_abort then ends all ranks.
 #pragma once
 
 #include <stddef.h>

@@ -35,10 +35,9 @@ struct dist_request {
   dist_group *group;
   dist_request *next; // in group->spare
   char what[64];      // for messages: "all-reduce of 1048576 float32"
-  double started;
-  void *own;        // the implementation's; kept while the request is spare
-  size_t own_bytes; // memory that it has reserved there
-  int32_t parts;    // messages under way, 0: none
+  void *own;          // the implementation's; kept while the request is spare
+  size_t own_bytes;   // memory that it has reserved there
+  int32_t parts;      // messages under way, 0: none
 };
 
 // Groups to fill: allocated with the deadline's default, freed with dist_group_free.

@@ -5,7 +5,9 @@
 // all-reduce, and every call also polls those under way. dist_reducer_finish waits for the rest. Buckets are
 // posted in the order of the layout only, so ranks need not agree on the order in which ranges become ready.
 //
-// In a group of one nothing is sent, but a range that is completed twice or never is an error there too.
+// A bucket that is told of more elements than it has, or of fewer by dist_reducer_finish, is an error, in a
+// group of one too, where nothing is sent. After a failure only dist_abort may follow: buckets may still be
+// under way.
 #pragma once
 
 #include <stdint.h>

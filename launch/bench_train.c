@@ -7,6 +7,7 @@
 
 #include "launch/bench.h"
 #include "launch/blas_core.h"
+#include "launch/command.h" // launch_fail_alone
 #include "launch/learner.h"
 #include "launch/options.h"
 #include "launch/progress.h" // launch_seconds
@@ -100,7 +101,9 @@ static nn_status measure(launch_learner *l, int steps, measurement *out) {
     NN_GOTO(status, done, NN_FAIL(NN_ERR_MEMORY, "out of memory for %d steps", steps));
   nats_batch share = {
       .batch = (int32_t)l->count, .length = length, .tokens = tokens, .targets = targets, .sample = sample};
-  NN_GOTO(status, done, time_steps(l, &share, tokens, targets, sample, seconds, steps, &out->kv_fraction));
+  status = time_steps(l, &share, tokens, targets, sample, seconds, steps, &out->kv_fraction);
+  if (status != NN_OK) // other ranks wait inside a step
+    launch_fail_alone(l->world, status);
   qsort(seconds, (size_t)steps, sizeof *seconds, by_size);
   double median = 0.5 * (seconds[steps / 2] + seconds[(steps - 1) / 2]);
   out->milliseconds = 1000 * median;

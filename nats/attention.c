@@ -20,7 +20,7 @@ nn_status nats_attention_forward(nn_device *device, const nats_attention *op) {
 
 size_t nats_attention_workspace(const nn_device *device, const nats_attention *op) {
   const nats_ops_table *table = nats_ops_of(device);
-  return table == NULL ? 0 : table->attention_workspace(op);
+  return table == NULL ? 0 : table->attention_workspace(device, op);
 }
 
 nn_status nats_attention_backward(nn_device *device, const nats_attention *op) {

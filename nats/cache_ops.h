@@ -1,5 +1,6 @@
 // The operators of the decoding cache, rows of nats/ops_table.h. The lists and their page tables are host
-// memory on every device (policies read them); keys and values never leave the device.
+// memory on every device (policies read them); keys and values never leave the device. Host arrays have been
+// read when a call returns.
 #pragma once
 
 #include "nn/device.h"

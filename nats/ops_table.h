@@ -15,7 +15,7 @@ typedef struct {
   nn_status (*kv_cost_backward)(nn_device *, const nats_kv_cost *);
   nn_status (*attention_forward)(nn_device *, const nats_attention *);
   nn_status (*attention_backward)(nn_device *, const nats_attention *);
-  size_t (*attention_workspace)(const nats_attention *);
+  size_t (*attention_workspace)(const nn_device *, const nats_attention *);
   // decoding; NULL where a device cannot
   nn_status (*cache_append)(nn_device *, const nats_cache_append *);
   nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);

@@ -44,6 +44,8 @@ void nn_device_free(nn_device *device, void *memory); // NULL is allowed
 nn_status nn_device_workspace(nn_device *device, size_t bytes, void **out);
 size_t nn_device_workspace_bytes(const nn_device *device); // how much has been reserved so far
 
+// `from_host` has been read when upload returns, and may change then; what download writes to `to_host` is
+// there after nn_device_sync.
 nn_status nn_device_upload(nn_device *device, void *to_device, const void *from_host, size_t bytes);
 nn_status nn_device_download(nn_device *device, void *to_host, const void *from_device, size_t bytes);
 nn_status nn_device_copy(nn_device *device, void *to, const void *from, size_t bytes);

@@ -100,7 +100,7 @@ nn_status nn_classifier_run(nn_device *device, const nn_classifier *op) {
 }
 
 size_t nn_classifier_workspace(const nn_device *device, const nn_classifier *op) {
-  return device->ops->classifier_workspace(op);
+  return device->ops->classifier_workspace(device, op);
 }
 
 nn_status nn_logits_forward(nn_device *device, const nn_logits *op) {

@@ -17,7 +17,7 @@ typedef struct nn_ops_table {
   nn_status (*activation_forward)(nn_device *, const nn_activation *);
   nn_status (*activation_backward)(nn_device *, const nn_activation *);
   nn_status (*classifier_run)(nn_device *, const nn_classifier *);
-  size_t (*classifier_workspace)(const nn_classifier *);
+  size_t (*classifier_workspace)(const nn_device *, const nn_classifier *);
   nn_status (*logits_forward)(nn_device *, const nn_logits *);
   nn_status (*grad_norm)(nn_device *, const nn_params *, nn_step *);
   nn_status (*adamw)(nn_device *, const nn_params *, const nn_step *);

@@ -95,12 +95,16 @@ NN_CLONES static void attend(const job *j) {
     add_scaled(j->weights, 1.0f, j->p + (int64_t)g * j->op->longest, length);
 }
 
+enum { ROOM_STEP = 4096 }; // tokens
+
 nn_status nats_cpu_cache_attention(nn_device *device, const nats_cache_attention *op) {
   int32_t group = op->heads / op->kv_heads, size = op->pages.head_size;
   int64_t per_thread = (int64_t)group * op->longest;
   int32_t lists = op->sequences * op->kv_heads;
+  // Lists grow by a token a step: ask for room in coarse steps, or every step would allocate.
+  int64_t room = (int64_t)group * ((op->longest + ROOM_STEP - 1) / ROOM_STEP * ROOM_STEP);
   void *scratch;
-  NN_TRY(nn_device_workspace(device, (size_t)(omp_get_max_threads() * per_thread) * sizeof(float), &scratch));
+  NN_TRY(nn_device_workspace(device, (size_t)(omp_get_max_threads() * room) * sizeof(float), &scratch));
   const float *q = op->q;
   float *o = op->o;
 #pragma omp parallel for schedule(dynamic) if (nn_range_is_large(lists * per_thread * size))

@@ -2,7 +2,8 @@
 
 #include "nats/cpu/cache.h"
 
-static size_t attention_workspace(const nats_attention *op) {
+static size_t attention_workspace(const nn_device *device, const nats_attention *op) {
+  (void)device;
   const size_t forward = nats_cpu_attention_forward_workspace(op);
   const size_t backward = op->d_o == NULL ? 0 : nats_cpu_attention_backward_workspace(op);
   return forward > backward ? forward : backward;

@@ -53,7 +53,8 @@ static size_t lay_out(const nn_classifier *op, char *base, pieces *p) {
 }
 
 // All rows but one are needed: the largest case in which they are gathered.
-size_t nn_cpu_classifier_workspace(const nn_classifier *op) {
+size_t nn_cpu_classifier_workspace(const nn_device *device, const nn_classifier *op) {
+  (void)device;
   pieces p = {.rows = piece_rows(op, op->rows), .count = op->rows - 1};
   return lay_out(op, NULL, &p);
 }
@@ -67,8 +68,8 @@ static nn_status prepare(nn_device *device, const nn_classifier *op, pieces *p) 
     p->count += is_needed(op, row);
   }
   p->rows = piece_rows(op, p->count);
-  void *workspace;
-  NN_TRY(nn_device_workspace(device, lay_out(op, NULL, p), &workspace));
+  void *workspace; // the most that this many rows may take: batches differ in how many are scored
+  NN_TRY(nn_device_workspace(device, nn_cpu_classifier_workspace(device, op), &workspace));
   lay_out(op, workspace, p);
   int64_t count = 0;
   for (int64_t row = 0; row < op->rows; row++)

@@ -17,7 +17,7 @@ nn_status nn_cpu_rope_table(nn_device *device, int32_t positions, int32_t head_s
 nn_status nn_cpu_activation_forward(nn_device *device, const nn_activation *op);
 nn_status nn_cpu_activation_backward(nn_device *device, const nn_activation *op);
 nn_status nn_cpu_classifier_run(nn_device *device, const nn_classifier *op);
-size_t nn_cpu_classifier_workspace(const nn_classifier *op);
+size_t nn_cpu_classifier_workspace(const nn_device *device, const nn_classifier *op);
 nn_status nn_cpu_logits_forward(nn_device *device, const nn_logits *op);
 nn_status nn_cpu_grad_norm(nn_device *device, const nn_params *params, nn_step *step);
 nn_status nn_cpu_adamw(nn_device *device, const nn_params *params, const nn_step *step);

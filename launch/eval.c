@@ -1,5 +1,4 @@
 // natsformer eval
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +6,7 @@
 #include "launch/command.h"
 #include "launch/eval_report.h"
 #include "launch/options.h"
+#include "launch/output_file.h"
 
 enum { MOST_POLICIES = 16 };
 
@@ -75,7 +75,7 @@ typedef struct {
   nats_policy_choice choices[MOST_POLICIES];
   char names[MOST_POLICIES][64];
   launch_eval_row rows[MOST_POLICIES];
-  FILE *per_head, *nll; // rank 0
+  launch_output per_head, nll; // rank 0
 } evaluation;
 
 // Tokens mean the same to the data and to the model.
@@ -128,27 +128,13 @@ static nn_status open_data(evaluation *e) {
 
 // ---- files, opened before the work and not after it
 
-static nn_status open_file(const char *path, FILE **out) {
-  if (path == NULL)
-    return NN_OK;
-  *out = fopen(path, "w");
-  return *out != NULL ? NN_OK : NN_FAIL(NN_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
-}
-
-static nn_status close_file(const char *path, FILE **file) {
-  if (*file == NULL)
-    return NN_OK;
-  bool failed = ferror(*file) != 0;
-  failed = fclose(*file) != 0 || failed;
-  *file = NULL;
-  return failed ? NN_FAIL(NN_ERR_IO, "%s: cannot write: %s", path, strerror(errno)) : NN_OK;
-}
-
 static nn_status open_files(evaluation *e) {
+  const eval_options *o = e->options;
   if (dist_rank(e->task.world) != 0)
     return NN_OK;
-  NN_TRY(open_file(e->options->per_head, &e->per_head));
-  return open_file(e->options->nll, &e->nll);
+  if (o->per_head != NULL)
+    NN_TRY(launch_output_open(o->per_head, &e->per_head));
+  return o->nll != NULL ? launch_output_open(o->nll, &e->nll) : NN_OK;
 }
 
 static nn_status report(evaluation *e) {
@@ -168,12 +154,12 @@ static nn_status report(evaluation *e) {
     launch_eval_print_json(&scope, e->rows, (int)o->policies.count);
   else
     launch_eval_print(&scope, e->rows, (int)o->policies.count);
-  if (e->per_head != NULL)
-    launch_eval_write_heads(e->per_head, &scope, e->rows, (int)o->policies.count);
-  if (e->nll != NULL)
-    launch_eval_write_nll(e->nll, &scope, &e->rows[0]);
-  NN_TRY(close_file(o->per_head, &e->per_head));
-  return close_file(o->nll, &e->nll);
+  if (e->per_head.file != NULL)
+    launch_eval_write_heads(e->per_head.file, &scope, e->rows, (int)o->policies.count);
+  if (e->nll.file != NULL)
+    launch_eval_write_nll(e->nll.file, &scope, &e->rows[0]);
+  NN_TRY(launch_output_keep(&e->per_head));
+  return launch_output_keep(&e->nll);
 }
 
 // ---- the command
@@ -195,8 +181,8 @@ static nn_status run_evaluation(dist_group *world, const eval_options *options) 
   nn_status status = evaluate(&e);
   for (int i = 0; i < MOST_POLICIES; i++)
     launch_eval_result_free(&e.rows[i].result);
-  (void)close_file(options->per_head, &e.per_head);
-  (void)close_file(options->nll, &e.nll);
+  launch_output_discard(&e.per_head);
+  launch_output_discard(&e.nll);
   data_loader_free(e.loader);
   data_set_close(e.data);
   launch_run_close(&e.run);

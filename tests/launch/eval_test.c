@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h> // truncate
+#include <unistd.h> // access, readlink, symlink, truncate
 
 #include "data/files.h"
 #include "tests/launch/run_fixture.h"
@@ -180,6 +180,56 @@ Test(eval, takes_the_checkpoint_that_was_asked_for) {
     cr_expect_eq(run_number(report, "step"), cases[i].step, "%s", cases[i].which);
     json_decref(report);
   }
+}
+
+// Returns whether FOLDER/name holds `text`.
+static bool holds(const char *name, const char *text) {
+  char *bytes;
+  size_t count;
+  cr_ok(data_file_read(run_path(name), &bytes, &count));
+  bool same = strcmp(bytes, text) == 0;
+  free(bytes);
+  return same;
+}
+
+static bool exists(const char *name) {
+  return access(run_path(name), F_OK) == 0;
+}
+
+// Broken: an evaluation that fails destroys the results of the one before, or leaves half of its own.
+Test(eval, a_failure_leaves_the_files_of_before) {
+  const char *before = "of before\n";
+  const char *const fails[] = {"eval run --per-head heads.csv --nll nothing/nll.csv",
+                               "eval run --per-head /dev/full --nll nll.csv"};
+  run_make_text("data");
+  launch_config config = run_config("data", "dense", 1);
+  run_make("run", &config, 10, 1.0);
+  cr_ok(data_file_write(run_path("heads.csv"), before, strlen(before)));
+  cr_ok(data_file_write(run_path("nll.csv"), before, strlen(before)));
+  for (size_t i = 0; i < sizeof fails / sizeof *fails; i++) {
+    char *err;
+    cr_expect_neq(run_program(0, fails[i], NULL, &err), 0, "%s", fails[i]);
+    cr_expect(holds("heads.csv", before) && holds("nll.csv", before), "%s\n%s", fails[i], err);
+    cr_expect_not(exists("heads.csv.tmp") || exists("nll.csv.tmp"), "%s leaves a part", fails[i]);
+    free(err);
+  }
+  json_decref(run_json(2, "eval run --samples 2 --per-head heads.csv --nll nll.csv --json"));
+  cr_expect_not(holds("heads.csv", before) || holds("nll.csv", before), "not replaced");
+  cr_expect_not(exists("heads.csv.tmp") || exists("nll.csv.tmp"), "a part is left");
+}
+
+// Broken: `--nll /dev/stdout` makes a plain file of the device, or `--nll LINK` of the link.
+Test(eval, writes_through_what_is_no_plain_file) {
+  char *out;
+  run_make_text("data");
+  launch_config config = run_config("data", "dense", 1);
+  run_make("run", &config, 10, 1.0);
+  cr_assert_eq(symlink("target.csv", run_path("link.csv")), 0);
+  cr_assert_eq(run_program(0, "eval run --samples 1 --nll link.csv", NULL, NULL), 0);
+  cr_expect(exists("target.csv") && readlink(run_path("link.csv"), (char[16]){""}, 16) > 0);
+  cr_assert_eq(run_program(0, "eval run --samples 1 --nll /dev/stdout | cat", &out, NULL), 0);
+  cr_expect_not_null(strstr(out, "sample,position,nll\n0,"), "%s", out);
+  free(out);
 }
 
 static void expect_failure(int ranks, const char *arguments, int code, const char *says) {

@@ -207,8 +207,6 @@ static nn_status generate(dist_group *world, generation *g) {
   if (o->json)
     return print_json(g);
   putchar('\n');
-  if (fflush(stdout) != 0 || ferror(stdout))
-    return NN_FAIL(NN_ERR_IO, "standard output: cannot write");
   print_closing_line(g);
   return NN_OK;
 }

@@ -1,7 +1,8 @@
 // natsformer: distributed pretraining of transformers with learned attention masks.
+#include <errno.h>
 #include <stdio.h>  // fprintf
 #include <stdlib.h> // exit
-#include <string.h> // strcmp
+#include <string.h> // strcmp, strerror
 
 #include "launch/blas_core.h"
 #include "launch/command.h"
@@ -32,14 +33,31 @@ static bool wants_help(int argc, char **argv) {
   return false;
 }
 
+// Reports are written without looking: whether they arrived is asked once, when all is written.
+static nn_status check_output(void) {
+  bool flushed = fflush(stdout) == 0;
+  if (flushed && !ferror(stdout))
+    return NN_OK;
+  return NN_FAIL(NN_ERR_IO, "standard output: cannot write: %s",
+                 flushed ? "an earlier write failed" : strerror(errno));
+}
+
+// The exit code of a command that needs no other rank.
+static int finish_alone(void) {
+  nn_status status = check_output();
+  if (status != NN_OK)
+    nn_error_report();
+  return nn_exit_code(status);
+}
+
 int main(int argc, char **argv) {
   if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
     printf("natsformer %s\n", NATSFORMER_VERSION);
-    return 0;
+    return finish_alone();
   }
   if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
     print_overview(argc < 2 ? stderr : stdout);
-    return argc < 2 ? nn_exit_code(NN_ERR_USAGE) : 0;
+    return argc < 2 ? nn_exit_code(NN_ERR_USAGE) : finish_alone();
   }
   const launch_command *command = NULL;
   for (int i = 0; i < COMMANDS; i++)
@@ -47,7 +65,7 @@ int main(int argc, char **argv) {
       command = commands[i];
   if (command != NULL && wants_help(argc - 1, argv + 1)) {
     fputs(command->usage, stdout);
-    return 0;
+    return finish_alone();
   }
 
   launch_blas_choose_core(argv); // may start this program anew
@@ -65,6 +83,10 @@ int main(int argc, char **argv) {
     status = command->run(world, argc - 1, argv + 1);
   if (status == NN_ERR_COMM) // the others may not know, and would wait for this rank
     launch_fail_alone(world, status);
+  if ((status == NN_OK || status == NN_STOPPED) && dist_rank(world) == 0) {
+    nn_status written = check_output();
+    status = written == NN_OK ? status : written;
+  }
   if (status != NN_OK && status != NN_STOPPED && dist_rank(world) == 0)
     nn_error_report();
   dist_finalize(world);

@@ -1,8 +1,10 @@
 #include "launch/metrics.h"
 
 #include <errno.h>
-#include <fcntl.h> // open
-#include <math.h>  // isfinite
+#include <fcntl.h>   // open
+#include <jansson.h> // reading a line
+#include <math.h>    // isfinite, NAN
+#include <stddef.h>  // offsetof
 #include <stdio.h>
 #include <stdlib.h> // free
 #include <string.h>
@@ -10,18 +12,42 @@
 
 #include "nn/log.h"
 
+// The numbers of a line. Those of labels and of the validation split are there only where they were measured.
+static const struct {
+  const char *name;
+  size_t at; // in launch_metrics_line
+  bool labelled, evaluated;
+} FIELDS[] = {
+    {"loss", offsetof(launch_metrics_line, loss), false, false},
+    {"kv_fraction", offsetof(launch_metrics_line, kv_fraction), false, false},
+    {"lambda", offsetof(launch_metrics_line, lambda), false, false},
+    {"lr", offsetof(launch_metrics_line, lr), false, false},
+    {"grad_norm", offsetof(launch_metrics_line, grad_norm), false, false},
+    {"accuracy", offsetof(launch_metrics_line, accuracy), true, false},
+    {"val_loss", offsetof(launch_metrics_line, val_loss), false, true},
+    {"val_kv_fraction", offsetof(launch_metrics_line, val_kv_fraction), false, true},
+    {"val_accuracy", offsetof(launch_metrics_line, val_accuracy), true, true},
+    {"tokens_per_s", offsetof(launch_metrics_line, tokens_per_s), false, false},
+    {"seconds", offsetof(launch_metrics_line, seconds), false, false},
+    {"comm_exposed_s", offsetof(launch_metrics_line, comm_exposed_s), false, false},
+};
+enum { FIELD_COUNT = sizeof FIELDS / sizeof *FIELDS };
+
 // Bytes of the whole lines whose step is at most `last`. Steps only grow, so what goes is the file's end.
-static int64_t bytes_until(FILE *file, int64_t last) {
+// `text` becomes the last of these lines, "" without any.
+static int64_t bytes_until(FILE *file, int64_t last, char text[LAUNCH_METRICS_LINE]) {
   char *line = NULL;
   size_t capacity = 0;
   ssize_t length = 0;
   int64_t bytes = 0;
   long long step = 0;
+  text[0] = '\0';
   while ((length = getline(&line, &capacity, file)) > 0) {
     bool whole = length >= 2 && line[length - 1] == '\n' && line[length - 2] == '}';
     if (!whole || sscanf(line, "{\"step\": %lld,", &step) != 1 || step > last)
       break;
     bytes += length;
+    snprintf(text, LAUNCH_METRICS_LINE, "%s", line);
   }
   free(line);
   return bytes;
@@ -38,7 +64,8 @@ nn_status launch_metrics_open(launch_metrics *metrics, const char *run, int64_t 
       close(file);
     return status;
   }
-  metrics->bytes = bytes_until(reader, step);
+  char text[LAUNCH_METRICS_LINE];
+  metrics->bytes = bytes_until(reader, step, text);
   fclose(reader);
   if (ftruncate(file, metrics->bytes) != 0 || lseek(file, metrics->bytes, SEEK_SET) < 0) {
     nn_status status = NN_FAIL(NN_ERR_IO, "%s: cannot drop lines after step %lld: %s", metrics->path,
@@ -62,33 +89,48 @@ static int print_number(char *at, size_t space, const char *name, double value) 
 }
 
 int launch_metrics_format(const launch_metrics_line *line, char text[LAUNCH_METRICS_LINE]) {
-  const struct {
-    const char *name;
-    double value;
-    bool present;
-  } numbers[] = {
-      {"loss", line->loss, true},
-      {"kv_fraction", line->kv_fraction, true},
-      {"lambda", line->lambda, true},
-      {"lr", line->lr, true},
-      {"grad_norm", line->grad_norm, true},
-      {"accuracy", line->accuracy, line->labelled},
-      {"val_loss", line->val_loss, line->evaluated},
-      {"val_kv_fraction", line->val_kv_fraction, line->evaluated},
-      {"val_accuracy", line->val_accuracy, line->evaluated && line->labelled},
-      {"tokens_per_s", line->tokens_per_s, true},
-      {"seconds", line->seconds, true},
-      {"comm_exposed_s", line->comm_exposed_s, true},
-  };
   int used = snprintf(text, LAUNCH_METRICS_LINE, "{\"step\": %lld, \"tokens\": %lld", (long long)line->step,
                       (long long)line->tokens);
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-    if (numbers[i].present)
-      used +=
-          print_number(text + used, LAUNCH_METRICS_LINE - (size_t)used, numbers[i].name, numbers[i].value);
+  for (int i = 0; i < FIELD_COUNT; i++)
+    if ((line->labelled || !FIELDS[i].labelled) && (line->evaluated || !FIELDS[i].evaluated))
+      used += print_number(text + used, LAUNCH_METRICS_LINE - (size_t)used, FIELDS[i].name,
+                           *(const double *)((const char *)line + FIELDS[i].at));
   used += snprintf(text + used, LAUNCH_METRICS_LINE - (size_t)used, ", \"skipped\": %lld}\n",
                    (long long)line->skipped);
   return used;
+}
+
+static bool parse(json_t *object, launch_metrics_line *line) {
+  json_int_t step = 0, tokens = 0, skipped = 0;
+  if (json_unpack(object, "{s:I, s:I, s:I}", "step", &step, "tokens", &tokens, "skipped", &skipped))
+    return false;
+  *line = (launch_metrics_line){.step = step,
+                                .tokens = tokens,
+                                .skipped = skipped,
+                                .labelled = json_object_get(object, "accuracy") != NULL,
+                                .evaluated = json_object_get(object, "val_loss") != NULL};
+  for (int i = 0; i < FIELD_COUNT; i++) {
+    const json_t *value = json_object_get(object, FIELDS[i].name);
+    *(double *)((char *)line + FIELDS[i].at) = json_is_number(value) ? json_number_value(value) : (double)NAN;
+  }
+  return true;
+}
+
+bool launch_metrics_read(const char *run, int64_t step, launch_metrics_line *line) {
+  char path[1100], text[LAUNCH_METRICS_LINE];
+  launch_metrics_line found;
+  snprintf(path, sizeof path, "%s/metrics.jsonl", run);
+  FILE *file = fopen(path, "re");
+  if (file == NULL)
+    return false;
+  bytes_until(file, step, text);
+  fclose(file);
+  json_t *object = json_loads(text, 0, NULL);
+  bool there = object != NULL && parse(object, &found) && found.step == step;
+  json_decref(object);
+  if (there)
+    *line = found;
+  return there;
 }
 
 void launch_metrics_write(launch_metrics *metrics, const launch_metrics_line *line) {

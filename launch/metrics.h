@@ -45,3 +45,6 @@ void launch_metrics_write(launch_metrics *metrics, const launch_metrics_line *li
 // One line with its newline; returns its length.
 enum { LAUNCH_METRICS_LINE = 768 };
 int launch_metrics_format(const launch_metrics_line *line, char text[LAUNCH_METRICS_LINE]);
+
+// The line of `step` in RUN/metrics.jsonl; false, and `line` as it was, where the file has none.
+bool launch_metrics_read(const char *run, int64_t step, launch_metrics_line *line);

@@ -1,6 +1,6 @@
 // natsformer train
 #include <jansson.h> // --json
-#include <math.h>    // exp
+#include <math.h>    // exp, isfinite, NAN
 #include <stdio.h>
 #include <string.h>
 
@@ -39,7 +39,7 @@ static nn_status train(launch_trainer *t) {
 // ---- the report at the end ----
 
 typedef struct {
-  double tokens_per_s; // of this start
+  double tokens_per_s; // of this start; NaN without a step
   int64_t peak;        // bytes, of the rank that took most
   bool plots;
 } train_report;
@@ -47,7 +47,7 @@ typedef struct {
 static nn_status make_report(launch_trainer *t, train_report *report) {
   double seconds = t->seconds - t->first_seconds;
   *report = (train_report){
-      .tokens_per_s = seconds > 0 ? (double)(t->tokens_seen - t->first_tokens) / seconds : 0,
+      .tokens_per_s = seconds > 0 ? (double)(t->tokens_seen - t->first_tokens) / seconds : (double)NAN,
       .peak = launch_memory_peak(),
   };
   NN_TRY(dist_allreduce(t->world, &report->peak, 1, DIST_I64, DIST_MAX));
@@ -68,7 +68,7 @@ static void print_report(const launch_trainer *t, const train_report *report, nn
           : nothing ? "nothing left to do"
                     : "done",
           (long long)t->step, (long long)t->config.train.steps, launch_duration(t->seconds, text));
-  if (!nothing) {
+  if (line->step > 0) { // else another start made the steps, and its metrics.jsonl is gone
     nn_info("  %-16s %.4f", "loss", line->loss);
     nn_info("  %-16s %.4f", "kv_fraction", line->kv_fraction);
   }
@@ -80,7 +80,8 @@ static void print_report(const launch_trainer *t, const train_report *report, nn
     nn_info("  %-16s %.4f", "val_accuracy", line->val_accuracy);
   if (t->skipped > 0)
     nn_info("  %-16s %lld steps with a non-finite gradient", "skipped", (long long)t->skipped);
-  nn_info("  %-16s %.0f", "tokens_per_s", report->tokens_per_s);
+  if (!nothing)
+    nn_info("  %-16s %.0f", "tokens_per_s", report->tokens_per_s);
   nn_info("  %-16s %s of %s planned", "peak memory", launch_bytes(report->peak, text),
           launch_bytes(launch_memory_total(&t->memory), planned));
   nn_info("  %-16s %s", "run", t->config.run);
@@ -96,14 +97,14 @@ static void print_json(const launch_trainer *t, const train_report *report) {
   const launch_metrics_line *line = &t->line;
   json_t *object = json_pack("{s:s, s:I, s:I, s:I}", "run", t->config.run, "step", (json_int_t)t->step,
                              "tokens", (json_int_t)t->tokens_seen, "skipped", (json_int_t)t->skipped);
-  if (t->step > t->first_step) {
+  if (line->step > 0) {
     set_number(object, "loss", line->loss);
     set_number(object, "kv_fraction", line->kv_fraction);
   }
   if (line->evaluated) {
     set_number(object, "val_loss", line->val_loss);
     set_number(object, "val_kv_fraction", line->val_kv_fraction);
-    set_number(object, "perplexity", exp(line->val_loss));
+    set_number(object, "val_perplexity", exp(line->val_loss));
   }
   if (line->evaluated && line->labelled)
     set_number(object, "val_accuracy", line->val_accuracy);

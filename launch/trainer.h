@@ -56,7 +56,7 @@ typedef struct {
   nats_batch batch; // this rank's share
   launch_batch_counts counts;
   launch_step_result result;
-  launch_metrics_line line;
+  launch_metrics_line line; // of a finished run that is started again, on rank 0: that of its last step
 } launch_trainer;
 
 // Agreed. `config` has been checked.

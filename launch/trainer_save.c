@@ -127,6 +127,8 @@ nn_status launch_trainer_resume(launch_trainer *t) {
   if (status == NN_OK) {
     nn_info("continuing at step %lld from %s", (long long)t->step, loaded.path);
     t->saved_step = t->step;
+    if (dist_rank(t->world) == 0) // what to report where no step is left to make
+      launch_metrics_read(t->config.run, t->step, &t->line);
   }
   data_checkpoint_loaded_free(&loaded);
   return status;

@@ -114,6 +114,33 @@ Test(metrics, numbers_are_json_and_exact) {
   cr_expect_null(strstr(text, "val_"), "a step without evaluation has no val_*: %s", text);
 }
 
+// The summary of a run that is complete is that of its last step: another line would be another run's result.
+Test(metrics, a_line_is_read_back) {
+  launch_metrics metrics;
+  launch_metrics_line read = {.step = -1}, line = line_of(4);
+  cr_expect_not(launch_metrics_read(folder, 4, &read), "no file");
+  line.evaluated = line.labelled = true;
+  line.grad_norm = NAN;
+  line.val_loss = 0.25;
+  line.val_accuracy = 0.125;
+  line.skipped = 3;
+  write_steps(1, 3);
+  cr_assert_eq(launch_metrics_open(&metrics, folder, 3), NN_OK, "%s", nn_error_text());
+  launch_metrics_write(&metrics, &line);
+  launch_metrics_close(&metrics);
+  write_steps(5, 6);
+  cr_expect_not(launch_metrics_read(folder, 7, &read), "no such step");
+  cr_expect_eq(read.step, -1);
+  char ours[LAUNCH_METRICS_LINE], theirs[LAUNCH_METRICS_LINE];
+  cr_assert(launch_metrics_read(folder, 4, &read));
+  launch_metrics_format(&line, ours);
+  launch_metrics_format(&read, theirs);
+  cr_expect_str_eq(theirs, ours);
+  cr_assert(launch_metrics_read(folder, 6, &read));
+  cr_expect_eq(read.step, 6);
+  cr_expect_not(read.evaluated || read.labelled);
+}
+
 // The longest line must fit, or a run of many tokens loses its metrics.
 Test(metrics, the_longest_line_fits) {
   double longest = -1.23456789e-300;

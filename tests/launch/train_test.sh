@@ -206,13 +206,47 @@ damage)
 complete)
   train 1 --json
   expect_status 0
-  train 1
+  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"): [^,}]*/\1/g' >"$work/first"
+  grep -q '"loss": .*"val_loss": .*"val_perplexity": ' "$work/first" || fail 'no results'
+  train 1 --json
   expect_status 0
+  expect_line '"tokens_per_s": null'
+  # Whoever collects results by starting a job again gets them again.
+  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"): [^,}]*/\1/g' >"$work/again"
+  results='"[a-z_]*":?'
+  diff <(grep -oE "$results" "$work/first") <(grep -oE "$results" "$work/again") || fail 'other keys'
+  for key in loss kv_fraction val_loss val_kv_fraction; do
+    diff <(grep -o "\"$key\": [^,]*" "$work/first") <(grep -o "\"$key\": [^,]*" "$work/again") || fail "another $key"
+  done
   expect_line 'nothing left to do after step 20 of 20'
   [ "$(steps "$work/run")" -eq 20 ] || fail 'metrics changed'
   train 1 train.steps=25
   expect_status 0
   [ "$(steps "$work/run")" -eq 25 ] || fail 'not prolonged'
+  ;;
+
+# A report that did not arrive, because the disk is full, must not pass for success.
+output)
+  train 1 train.steps=2
+  expect_status 0
+  run=$work/run
+  lost() {
+    "$program" "$@" >/dev/full 2>"$log"
+    status=$?
+    expect_status 1
+    [ "$(grep -c 'error:' "$log")" -eq 1 ] || fail "not one line of error for: $*"
+    expect_line 'error: standard output: cannot write: No space left on device'
+  }
+  lost --version
+  lost --help
+  lost eval --help
+  lost train "$run/config.yaml" --print-config
+  lost train --help-config
+  lost train "$run/config.yaml" --json
+  lost eval "$run" --samples 1
+  lost eval "$run" --samples 1 --json
+  lost generate "$run" --tokens 2 --json
+  lost data verify "$work/data" --json
   ;;
 
 # Whoever plans a large run believes the table of memory that is printed first.

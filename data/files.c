@@ -82,8 +82,12 @@ nn_status data_file_replace(const char *path, const void *bytes, size_t count) {
   char temporary[PATH_MAX];
   if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
     return NN_FAIL(NN_ERR_IO, "%s: the name is too long", path);
-  NN_TRY(data_file_write(temporary, bytes, count));
-  return rename(temporary, path) == 0 ? NN_OK : refused("rename to its final name", path);
+  nn_status status = data_file_write(temporary, bytes, count);
+  if (status == NN_OK && rename(temporary, path) != 0)
+    status = refused("rename to its final name", path);
+  if (status != NN_OK)
+    unlink(temporary);
+  return status;
 }
 
 nn_status data_file_hash(const char *path, uint64_t *hash, int64_t *size) {

@@ -15,6 +15,7 @@ nn_status data_file_read(const char *path, char **bytes, size_t *count);
 // Creates or replaces a file and flushes it to disk.
 nn_status data_file_write(const char *path, const void *bytes, size_t count);
 // The same through PATH.tmp and a rename: whoever reads sees the old contents or the new, never a part.
+// A failure leaves PATH as it was, and no PATH.tmp.
 nn_status data_file_replace(const char *path, const void *bytes, size_t count);
 
 // XXH3-64 of a file's contents, and its size (`size` may be NULL).

@@ -9,9 +9,11 @@
 
 #include "data/files.h"
 #include "data/gather.h"
+#include "data/lock.h"
 #include "data/view.h"
 
 static const char *const split_names[DATA_SPLITS] = {[DATA_TRAIN] = "train", [DATA_VAL] = "val"};
+static const char lock_name[] = ".lock";
 
 typedef struct {
   int64_t split, index;
@@ -24,16 +26,20 @@ struct data_output {
   dist_group *world;
   bool replace;
   char folder[PATH_MAX], building[PATH_MAX];
+  int lock;               // of the folder, on rank 0 from begin to the end of commit; otherwise -1
   finished_shard *shards; // this rank's; after the exchange, all of them in order
   int64_t count, capacity;
 };
 
 // ---- begin
 
-static nn_status prepare_folder(const data_output *output) {
+// All under the lock: another process may have written a data set here just before.
+static nn_status prepare_folder(data_output *output) {
+  static const char use[] = "writing a data set here; wait for it or choose another folder";
+  NN_TRY(data_folder_create(output->folder));
+  NN_TRY(data_lock_take(output->folder, lock_name, use, &output->lock));
   if (data_manifest_exists(output->folder) && !output->replace)
     return NN_FAIL(NN_ERR_USAGE, "%s: already holds a data set; --force replaces it", output->folder);
-  NN_TRY(data_folder_create(output->folder));
   NN_TRY(data_folder_remove(output->building));
   return data_folder_create(output->building);
 }
@@ -46,6 +52,7 @@ nn_status data_output_begin(dist_group *world, const char *folder, bool force, d
   else {
     output->world = world;
     output->replace = force;
+    output->lock = -1;
     status = data_path_join(output->building, sizeof output->building, folder, ".building");
     snprintf(output->folder, sizeof output->folder, "%s", folder);
   }
@@ -59,9 +66,15 @@ nn_status data_output_begin(dist_group *world, const char *folder, bool force, d
   return status;
 }
 
+static void unlock(data_output *output) {
+  data_lock_remove(output->folder, lock_name, output->lock);
+  output->lock = -1;
+}
+
 void data_output_free(data_output *output) {
   if (output == NULL)
     return;
+  unlock(output);
   free(output->shards);
   free(output);
 }
@@ -210,6 +223,7 @@ nn_status data_output_commit(data_output *output, nn_status mine, const data_for
     if (status == NN_OK)
       status = publish(output, &made);
     NN_KEEP(status, data_folder_remove(output->building));
+    unlock(output);
     if (status != NN_OK)
       rmdir(output->folder); // fails, as it should, where something else is in it
   }

@@ -1,6 +1,6 @@
 // A data set that is being written. Shards go to FOLDER/.building; only when all ranks have succeeded does
 // rank 0 move them up and write the manifest. Until then a data set that is there already stays whole, and
-// whatever fails leaves nothing behind.
+// whatever fails leaves nothing behind. Meanwhile FOLDER/.lock keeps other processes from writing there.
 #pragma once
 
 #include <limits.h> // PATH_MAX
@@ -12,7 +12,8 @@ typedef struct data_output data_output;
 
 enum { DATA_TRAIN = 0, DATA_VAL = 1 }; // the splits; names "train" and "val"
 
-// Collective. A folder that holds a data set is NN_ERR_USAGE, unless `force`: then commit replaces it.
+// Collective. A folder that holds a data set is NN_ERR_USAGE, unless `force`: then commit replaces it. So is
+// one where another process is writing a data set; the text names that process and its host.
 nn_status data_output_begin(dist_group *world, const char *folder, bool force, data_output **out);
 void data_output_free(data_output *output); // NULL is allowed
 

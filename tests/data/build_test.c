@@ -1,13 +1,17 @@
 // Building data sets. When these fail, people train on other documents than they gave, lose a data set, or
 // cannot reproduce one.
+#include <signal.h> // kill
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h> // waitpid
 #include <unistd.h>
 
 #include "data/dataset.h"
 #include "data/dataset_read.h"
+#include "data/output.h"
+#include "data/synth.h"
 #include "data/verify.h"
 #include "tests/data/data_fixture.h"
 
@@ -292,6 +296,98 @@ Test(build, remains_of_a_killed_build_are_swept) {
   write_file(scratch("out/.building/train-0.part"), "half of a shard", 15);
   cr_ok(try_run(&call));
   cr_assert_eq(count_files(scratch("out")), 3);
+  free_documents(&made);
+}
+
+// ---- two at a time
+
+// Another process that writes a data set of one shard to `folder`: it stops when that is half done, until
+// its `go_on` is closed.
+typedef struct {
+  pid_t pid;
+  int go_on;
+} other_build;
+
+static nn_status write_slowly(const char *folder, int ready, int go_on) {
+  const data_format format = {.vocab = 9, .end_of_text = -1, .tokenizer_kind = "none"};
+  const int32_t tokens[] = {1, 2, 3, 4, 5};
+  data_output *output = NULL;
+  data_shard_writer *writer = NULL;
+  data_counts counts;
+  char path[PATH_MAX], byte = 1;
+  NN_TRY(data_output_begin(alone, folder, false, &output));
+  NN_TRY(data_output_path(output, DATA_TRAIN, 0, path));
+  NN_TRY(data_shard_create(path, &format, NULL, &writer));
+  NN_TRY(data_shard_append(writer, tokens, NULL, 5));
+  NN_TRY(data_shard_end_document(writer, 0));
+  NN_TRY(data_shard_finish(writer, &counts));
+  data_shard_writer_free(writer);
+  if (write(ready, &byte, 1) != 1 || read(go_on, &byte, 1) != 0)
+    return NN_FAIL(NN_ERR_IO, "the test itself has gone");
+  nn_status mine = data_output_add(output, DATA_TRAIN, 0, &counts);
+  nn_status status = data_output_commit(output, mine, &format, NULL, NULL);
+  data_output_free(output);
+  return status;
+}
+
+static other_build start_other(const char *folder) {
+  int ready[2], go_on[2];
+  char byte = 0;
+  cr_assert(pipe(ready) == 0 && pipe(go_on) == 0);
+  pid_t child = fork();
+  cr_assert_geq(child, 0);
+  if (child == 0) {
+    close(go_on[1]);
+    _exit(write_slowly(folder, ready[1], go_on[0]) == NN_OK ? 0 : 1);
+  }
+  close(ready[1]);
+  close(go_on[0]);
+  cr_assert_eq(read(ready[0], &byte, 1), 1, "the other build did not begin");
+  close(ready[0]);
+  return (other_build){.pid = child, .go_on = go_on[1]};
+}
+
+// Broken: the second removes what the first has written, and both report success on a damaged data set.
+Test(build, one_at_a_time_in_a_folder) {
+  const data_synth synth = {
+      .folder = scratch("out"), .samples = 5, .length = 100, .vocab = 100, .window = 4, .force = true};
+  const data_synth_mqar mqar = {.pairs = 2, .queries = 2};
+  documents made = write_documents(scratch("a.jsonl"), 3, 100);
+  build_call call = simple_build(scratch("a.jsonl"), scratch("out"));
+  data_verification found;
+  char names_it[100];
+  int exit_status = -1;
+  call.build.force = true;
+  other_build other = start_other(scratch("out"));
+  snprintf(names_it, sizeof names_it, "out: process %d on ", (int)other.pid);
+  cr_fails(try_run(&call), NN_ERR_USAGE, names_it);
+  cr_fails(try_run(&call), NN_ERR_USAGE, "is writing a data set here");
+  cr_fails(data_synth_write_mqar(alone, &synth, &mqar, NULL), NN_ERR_USAGE, names_it);
+  close(other.go_on);
+  cr_assert_eq(waitpid(other.pid, &exit_status, 0), other.pid);
+  cr_assert_eq(exit_status, 0);
+  cr_ok(data_verify(alone, scratch("out"), &found));
+  cr_assert_eq(found.damaged, 0);
+  cr_assert_eq(found.manifest.split[0].counts.tokens, 5);
+  data_verification_free(&found);
+  cr_assert_eq(count_files(scratch("out")), 3); // manifest, shard and view
+  call.build.force = false;
+  cr_fails(try_run(&call), NN_ERR_USAGE, "already holds a data set");
+  cr_assert_eq(count_files(scratch("out")), 3);
+  free_documents(&made);
+}
+
+// Broken: after a crash nobody can build there until someone finds and removes a hidden file.
+Test(build, a_killed_build_locks_nobody_out) {
+  documents made = write_documents(scratch("a.jsonl"), 3, 100);
+  build_call call = simple_build(scratch("a.jsonl"), scratch("out"));
+  other_build other = start_other(scratch("out"));
+  kill(other.pid, SIGKILL);
+  cr_assert_eq(waitpid(other.pid, NULL, 0), other.pid);
+  cr_assert_eq(access(scratch("out/.lock"), F_OK), 0);
+  cr_ok(try_run(&call));
+  cr_assert_eq(count_files(scratch("out")), 3);
+  close(other.go_on);
   free_documents(&made);
 }
 

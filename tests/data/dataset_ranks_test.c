@@ -3,8 +3,11 @@
 #include <stdio.h> // snprintf
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h> // waitpid
 #include <unistd.h>
 
+#include "data/files.h"
+#include "data/lock.h"
 #include "data/synth.h"
 #include "data/verify.h"
 #include "tests/data/data_fixture.h"
@@ -103,6 +106,35 @@ Test(ranks, a_bad_input_fails_on_all) {
   data_build build = build_of(inputs, common("out"));
   cr_fails(data_build_run(world, &build, NULL), NN_ERR_INPUT, "c.txt: line 1, byte 0");
   cr_assert_neq(access(common("out"), F_OK), 0);
+}
+
+// Broken: only rank 0 learns that another process is writing there; the others wait for it for ever.
+Test(ranks, all_hear_of_another_build) {
+  int ready[2], hold[2], fd = -1;
+  pid_t child = -1;
+  write_inputs();
+  const char *inputs[] = {common("a.jsonl"), common("c.txt"), common("b.jsonl")};
+  data_build build = build_of(inputs, common("out"));
+  if (dist_rank(world) == 0) {
+    bool locked = false;
+    cr_assert(pipe(ready) == 0 && pipe(hold) == 0);
+    cr_ok(data_folder_create(build.folder));
+    child = fork();
+    if (child == 0) {
+      locked = data_lock_take(build.folder, ".lock", "busy", &fd) == NN_OK;
+      close(hold[1]);
+      _exit(write(ready[1], &locked, sizeof locked) == sizeof locked && read(hold[0], &locked, 1) == 0 ? 0
+                                                                                                       : 1);
+    }
+    cr_assert(read(ready[0], &locked, sizeof locked) == (ssize_t)sizeof locked && locked);
+  }
+  cr_fails(data_build_run(world, &build, NULL), NN_ERR_USAGE, "is writing a data set here");
+  if (child > 0) {
+    close(hold[1]);
+    cr_assert_eq(waitpid(child, NULL, 0), child);
+  }
+  cr_ok(dist_barrier(world));
+  cr_ok(data_build_run(world, &build, NULL));
 }
 
 // Every damaged file is named, whichever rank looked at it, and every rank knows.

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 #include "data/block_cache.h"
 #include "data/dataset_read.h"
@@ -178,6 +179,13 @@ bool data_set_labelled(const data_set *set) {
 
 uint64_t data_set_tokenizer_hash(const data_set *set) {
   return set->manifest.format.tokenizer_hash;
+}
+
+uint64_t data_set_hash(const data_set *set) {
+  uint64_t hash = 0;
+  for (int32_t i = 0; i < set->split->shards; i++)
+    hash = XXH3_64bits_withSeed(&set->split->shard[i].hash, sizeof hash, hash);
+  return hash;
 }
 
 const char *data_set_tokenizer_kind(const data_set *set) {

@@ -24,6 +24,7 @@ int64_t data_set_source_bytes(const data_set *set); // UTF-8 bytes of the docume
 int32_t data_set_vocab(const data_set *set);
 bool data_set_labelled(const data_set *set); // has `labels`
 uint64_t data_set_tokenizer_hash(const data_set *set);
+uint64_t data_set_hash(const data_set *set); // of the split's shards, from their hashes in the manifest
 const char *
 data_set_tokenizer_kind(const data_set *set); // "byte", "gpt2", "sentencepiece", "none" (synthetic)
 const void *data_set_tokenizer_blob(const data_set *set, size_t *bytes);

@@ -51,9 +51,10 @@ static nn_status make_model_key(launch_trainer *t) {
   char *fixed = launch_config_fixed_text(&t->config);
   int length = fixed == NULL ? -1
                              : asprintf(&t->model_key,
-                                        "%sdata.tokens: %" PRId64 "\ndata.tokenizer: %s %016" PRIx64 "\n",
+                                        "%sdata.tokens: %" PRId64 "\ndata.tokenizer: %s %016" PRIx64
+                                        "\ndata.hash: %016" PRIx64 "\n",
                                         fixed, data_set_tokens(t->data), data_set_tokenizer_kind(t->data),
-                                        data_set_tokenizer_hash(t->data));
+                                        data_set_tokenizer_hash(t->data), data_set_hash(t->data));
   free(fixed);
   if (length >= 0)
     return NN_OK;

@@ -52,6 +52,12 @@ refuse 2 "$work/run: this run folder belongs to another configuration: optimizer
 cp "${texts[0]}" "$work/more.txt"
 "$program" data build --tokenizer byte --out "$work/other" "$work/more.txt" >"$log" 2>&1 || fail 'no data set'
 refuse 2 "$work/run: this run folder belongs to another configuration: data.tokens is [0-9]* there" data.path="$work/other"
+mkdir "$work/shifted" # as many tokens, but not the same
+for text in "${texts[@]}"; do
+  tr 'a-y' 'b-z' <"$text" >"$work/shifted/${text##*/}"
+done
+"$program" data build --tokenizer byte --val 0.2 --out "$work/same_size" "$work"/shifted/* >"$log" 2>&1 || fail 'no data set'
+refuse 2 "$work/run: this run folder belongs to another configuration: data.hash is [0-9a-f]* there" data.path="$work/same_size"
 train 2 eval.every=4 train.micro_batch=2 # these may change
 expect_status 0
 expect_line 'nothing left to do'

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h> // WEXITSTATUS
-#include <time.h>
 #include <unistd.h>
 
 #include "data/dataset.h"
@@ -19,9 +18,10 @@ dist_group *run_world;
 
 void run_fixture_open(void) {
   const char *parent = getenv("TMPDIR");
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  run_seed = (uint64_t)now.tv_nsec ^ ((uint64_t)now.tv_sec << 30);
+  // One seed by default: thousands of types are compared between two orders of summing, and one seed in some
+  // hundreds has two logits so close that rounding decides.
+  const char *seed = getenv("NN_TEST_SEED");
+  run_seed = seed != NULL ? strtoull(seed, NULL, 10) : 2026;
   snprintf(run_folder, sizeof run_folder, "%s/natsformer-run-XXXXXX", parent != NULL ? parent : "/tmp");
   cr_assert_not_null(mkdtemp(run_folder));
   cr_ok(dist_self_open(&run_world));

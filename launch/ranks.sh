@@ -15,8 +15,10 @@ natsformer_ranks() {
   shift
   # Open MPI counts whole cores unless told to count hardware threads, and refuses more ranks than that.
   local launcher=(mpirun -q -np "$ranks" --use-hwthread-cpus --bind-to none)
-  if [ "$ranks" -gt "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)" ]; then
-    natsformer_fail "$ranks ranks need as many cores, and this process may use $(nproc)"
+  [[ $ranks =~ ^[1-9][0-9]{0,5}$ ]] || natsformer_fail "expected a number of ranks, found '$ranks'"
+  cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+  if [ "$ranks" -gt "$cores" ]; then
+    natsformer_fail "$ranks ranks need as many cores, and this process may use $cores"
   fi
   cores=$(natsformer_cores)
   threads=${OMP_NUM_THREADS:-$((cores > ranks ? cores / ranks : 1))}

@@ -16,7 +16,7 @@ static void alone(launch_trainer *t, nn_status status) {
     launch_fail_alone(t->world, status);
 }
 
-static nn_status train(launch_trainer *t) {
+static nn_status take_steps(launch_trainer *t) {
   bool stop = false;
   while (t->step < t->config.train.steps && !stop) {
     NN_TRY(launch_trainer_next_batch(t));
@@ -34,6 +34,14 @@ static nn_status train(launch_trainer *t) {
   }
   NN_TRY(launch_trainer_save_end(t));
   return t->step < t->config.train.steps ? NN_STOPPED : NN_OK;
+}
+
+// After a failure that all ranks know of, the checkpoint under way is still completed.
+static nn_status train(launch_trainer *t) {
+  nn_status status = take_steps(t);
+  if (status != NN_OK && status != NN_STOPPED && status != NN_ERR_COMM)
+    NN_KEEP(status, data_checkpoint_poll(t->checkpoints, true));
+  return status;
 }
 
 // ---- the report at the end ----

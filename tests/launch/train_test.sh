@@ -177,6 +177,10 @@ skip)
   NATSFORMER_FAULT=gradient:3-100 train 2 train.max_skipped=4
   expect_status 1
   expect_line 'error: step 6: the gradient was not finite in 4 steps in a row (train.max_skipped)'
+  # What was being saved when it failed is not lost.
+  NATSFORMER_FAULT=gradient:6-100,checkpoint-slow:20 train 2 run="$work/slow" train.max_skipped=1
+  expect_status 1
+  [ -e "$work/slow/checkpoints/step-000000005/manifest.json" ] || fail 'the checkpoint of step 5 was dropped'
   ;;
 
 # A full disk costs a checkpoint and a warning, not the run.

@@ -3,13 +3,6 @@
 
 #include "nats/ops_table.h"
 
-// A broken promise of the caller: the condition itself is the message.
-#define NATS_NEED(condition)                                                                                 \
-  do {                                                                                                       \
-    if (!(condition))                                                                                        \
-      return NN_FAIL(NN_ERR_INTERNAL, "%s: needs %s", __func__, #condition);                                 \
-  } while (0)
-
 // The device's table in `table`.
 static inline nn_status nats_need_ops(const nn_device *device, const nats_ops_table **table) {
   *table = nats_ops_of(device);

@@ -4,20 +4,20 @@
 #include "nats/need.h"
 
 static nn_status check_types(const nats_types *op) {
-  NATS_NEED(op->batch > 0 && op->length > 0 && op->kv_heads > 0);
-  NATS_NEED(op->chunk > 0 && op->window >= 0);
-  NATS_NEED(op->kind == NATS_ATTENTION_DENSE || op->kind == NATS_ATTENTION_NATS ||
-            op->kind == NATS_ATTENTION_WINDOW);
-  NATS_NEED(op->mode >= NATS_TYPES_FIXED && op->mode <= NATS_TYPES_ARGMAX);
-  NATS_NEED((op->mode == NATS_TYPES_FIXED) == (op->kind != NATS_ATTENTION_NATS));
+  NN_NEED(op->batch > 0 && op->length > 0 && op->kv_heads > 0);
+  NN_NEED(op->chunk > 0 && op->window >= 0);
+  NN_NEED(op->kind == NATS_ATTENTION_DENSE || op->kind == NATS_ATTENTION_NATS ||
+          op->kind == NATS_ATTENTION_WINDOW);
+  NN_NEED(op->mode >= NATS_TYPES_FIXED && op->mode <= NATS_TYPES_ARGMAX);
+  NN_NEED((op->mode == NATS_TYPES_FIXED) == (op->kind != NATS_ATTENTION_NATS));
   return NN_OK;
 }
 
 nn_status nats_types_forward(nn_device *device, const nats_types *op) {
   NN_TRY(check_types(op));
-  NATS_NEED(op->types && op->expiry);
-  NATS_NEED(op->logits || (op->mode != NATS_TYPES_SAMPLED && op->mode != NATS_TYPES_ARGMAX));
-  NATS_NEED(op->mode != NATS_TYPES_SAMPLED || (op->y && op->sample && op->tau > 0));
+  NN_NEED(op->types && op->expiry);
+  NN_NEED(op->logits || (op->mode != NATS_TYPES_SAMPLED && op->mode != NATS_TYPES_ARGMAX));
+  NN_NEED(op->mode != NATS_TYPES_SAMPLED || (op->y && op->sample && op->tau > 0));
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->types_forward(device, op);
@@ -25,22 +25,22 @@ nn_status nats_types_forward(nn_device *device, const nats_types *op) {
 
 nn_status nats_types_backward(nn_device *device, const nats_types *op) {
   NN_TRY(check_types(op));
-  NATS_NEED(op->dlogits);
-  NATS_NEED(op->mode != NATS_TYPES_SAMPLED || (op->y && op->dtypes && op->tau > 0));
+  NN_NEED(op->dlogits);
+  NN_NEED(op->mode != NATS_TYPES_SAMPLED || (op->y && op->dtypes && op->tau > 0));
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->types_backward(device, op);
 }
 
 static nn_status check_scorer(const nats_scorer *op) {
-  NATS_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->out > 0);
-  NATS_NEED(op->x && op->weight);
+  NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->out > 0);
+  NN_NEED(op->x && op->weight);
   return NN_OK;
 }
 
 nn_status nats_scorer_forward(nn_device *device, const nats_scorer *op) {
   NN_TRY(check_scorer(op));
-  NATS_NEED(op->bias && op->logits);
+  NN_NEED(op->bias && op->logits);
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->scorer_forward(device, op);
@@ -48,21 +48,21 @@ nn_status nats_scorer_forward(nn_device *device, const nats_scorer *op) {
 
 nn_status nats_scorer_backward(nn_device *device, const nats_scorer *op) {
   NN_TRY(check_scorer(op));
-  NATS_NEED(op->dlogits && op->dweight && op->dbias);
+  NN_NEED(op->dlogits && op->dweight && op->dbias);
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->scorer_backward(device, op);
 }
 
 static nn_status check_kv_cost(const nats_kv_cost *op) {
-  NATS_NEED(op->batch > 0 && op->length > 0 && op->kv_heads > 0);
-  NATS_NEED(op->chunk > 0 && op->window >= 0);
+  NN_NEED(op->batch > 0 && op->length > 0 && op->kv_heads > 0);
+  NN_NEED(op->chunk > 0 && op->window >= 0);
   return NN_OK;
 }
 
 nn_status nats_kv_cost_forward(nn_device *device, const nats_kv_cost *op) {
   NN_TRY(check_kv_cost(op));
-  NATS_NEED(op->expiry && (op->sums || op->per_head));
+  NN_NEED(op->expiry && (op->sums || op->per_head));
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->kv_cost_forward(device, op);
@@ -70,7 +70,7 @@ nn_status nats_kv_cost_forward(nn_device *device, const nats_kv_cost *op) {
 
 nn_status nats_kv_cost_backward(nn_device *device, const nats_kv_cost *op) {
   NN_TRY(check_kv_cost(op));
-  NATS_NEED(op->types && op->lambda && op->pair_scale && op->dtypes);
+  NN_NEED(op->types && op->lambda && op->pair_scale && op->dtypes);
   const nats_ops_table *table;
   NN_TRY(nats_need_ops(device, &table));
   return table->kv_cost_backward(device, op);

@@ -5,61 +5,54 @@
 #include "nn/device_table.h"
 #include "nn/ops_table.h"
 
-// A broken promise of the caller: the condition itself is the message.
-#define NEED(condition)                                                                                      \
-  do {                                                                                                       \
-    if (!(condition))                                                                                        \
-      return NN_FAIL(NN_ERR_INTERNAL, "%s: needs %s", __func__, #condition);                                 \
-  } while (0)
-
 nn_status nn_embedding_forward(nn_device *device, const nn_embedding *op) {
-  NEED(op->rows > 0 && op->vocab > 0 && op->width > 0);
-  NEED(op->tokens && op->table && op->y);
+  NN_NEED(op->rows > 0 && op->vocab > 0 && op->width > 0);
+  NN_NEED(op->tokens && op->table && op->y);
   return device->ops->embedding_forward(device, op);
 }
 
 nn_status nn_embedding_backward(nn_device *device, const nn_embedding *op) {
-  NEED(op->rows > 0 && op->vocab > 0 && op->width > 0);
-  NEED(op->tokens && op->dy && op->dtable);
+  NN_NEED(op->rows > 0 && op->vocab > 0 && op->width > 0);
+  NN_NEED(op->tokens && op->dy && op->dtable);
   return device->ops->embedding_backward(device, op);
 }
 
 nn_status nn_linear_forward(nn_device *device, const nn_linear *op) {
-  NEED(op->rows > 0 && op->rows <= INT32_MAX && op->in > 0 && op->out > 0);
-  NEED(op->x && op->weight && op->y);
+  NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->in > 0 && op->out > 0);
+  NN_NEED(op->x && op->weight && op->y);
   return device->ops->linear_forward(device, op);
 }
 
 nn_status nn_linear_backward(nn_device *device, const nn_linear *op) {
-  NEED(op->rows > 0 && op->rows <= INT32_MAX && op->in > 0 && op->out > 0);
-  NEED(op->dy && (op->weight || !op->dx) && (op->x || !op->dweight));
-  NEED((op->bias != NULL) == (op->dbias != NULL) || !op->dweight);
+  NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->in > 0 && op->out > 0);
+  NN_NEED(op->dy && (op->weight || !op->dx) && (op->x || !op->dweight));
+  NN_NEED((op->bias != NULL) == (op->dbias != NULL) || !op->dweight);
   return device->ops->linear_backward(device, op);
 }
 
 nn_status nn_norm_forward(nn_device *device, const nn_norm *op) {
-  NEED(op->kind == NN_NORM_RMS || op->kind == NN_NORM_LAYER);
-  NEED(op->rows > 0 && op->width > 0);
-  NEED(op->x && op->weight && op->y && op->rstd);
-  NEED(op->sum || !op->delta);
-  NEED(op->mean || op->kind != NN_NORM_LAYER);
+  NN_NEED(op->kind == NN_NORM_RMS || op->kind == NN_NORM_LAYER);
+  NN_NEED(op->rows > 0 && op->width > 0);
+  NN_NEED(op->x && op->weight && op->y && op->rstd);
+  NN_NEED(op->sum || !op->delta);
+  NN_NEED(op->mean || op->kind != NN_NORM_LAYER);
   return device->ops->norm_forward(device, op);
 }
 
 nn_status nn_norm_backward(nn_device *device, const nn_norm *op) {
-  NEED(op->kind == NN_NORM_RMS || op->kind == NN_NORM_LAYER);
-  NEED(op->rows > 0 && op->width > 0);
-  NEED((op->delta ? op->sum : op->x) && op->weight && op->rstd && op->dy && op->dx && op->dweight);
-  NEED(op->mean || op->kind != NN_NORM_LAYER);
-  NEED((op->bias != NULL) == (op->dbias != NULL));
+  NN_NEED(op->kind == NN_NORM_RMS || op->kind == NN_NORM_LAYER);
+  NN_NEED(op->rows > 0 && op->width > 0);
+  NN_NEED((op->delta ? op->sum : op->x) && op->weight && op->rstd && op->dy && op->dx && op->dweight);
+  NN_NEED(op->mean || op->kind != NN_NORM_LAYER);
+  NN_NEED((op->bias != NULL) == (op->dbias != NULL));
   return device->ops->norm_backward(device, op);
 }
 
 static nn_status check_rope(const nn_rope *op) {
-  NEED(op->rows > 0 && op->heads > 0 && op->head_size > 0 && op->head_size % 2 == 0);
-  NEED(op->row_stride >= (int64_t)op->heads * op->head_size && op->positions > 0);
-  NEED(op->position || (op->period > 0 && op->period <= op->positions));
-  NEED(op->table && op->x);
+  NN_NEED(op->rows > 0 && op->heads > 0 && op->head_size > 0 && op->head_size % 2 == 0);
+  NN_NEED(op->row_stride >= (int64_t)op->heads * op->head_size && op->positions > 0);
+  NN_NEED(op->position || (op->period > 0 && op->period <= op->positions));
+  NN_NEED(op->table && op->x);
   return NN_OK;
 }
 
@@ -74,28 +67,28 @@ nn_status nn_rope_backward(nn_device *device, const nn_rope *op) {
 }
 
 nn_status nn_rope_table(nn_device *device, int32_t positions, int32_t head_size, double theta, float *table) {
-  NEED(positions > 0 && head_size > 0 && head_size % 2 == 0 && theta > 0.0 && table);
+  NN_NEED(positions > 0 && head_size > 0 && head_size % 2 == 0 && theta > 0.0 && table);
   return device->ops->rope_table(device, positions, head_size, theta, table);
 }
 
 nn_status nn_activation_forward(nn_device *device, const nn_activation *op) {
-  NEED(op->kind == NN_MLP_SWIGLU || op->kind == NN_MLP_GELU);
-  NEED(op->rows > 0 && op->width > 0);
-  NEED(op->x && op->y);
+  NN_NEED(op->kind == NN_MLP_SWIGLU || op->kind == NN_MLP_GELU);
+  NN_NEED(op->rows > 0 && op->width > 0);
+  NN_NEED(op->x && op->y);
   return device->ops->activation_forward(device, op);
 }
 
 nn_status nn_activation_backward(nn_device *device, const nn_activation *op) {
-  NEED(op->kind == NN_MLP_SWIGLU || op->kind == NN_MLP_GELU);
-  NEED(op->rows > 0 && op->width > 0);
-  NEED(op->x && op->dy && op->dx);
+  NN_NEED(op->kind == NN_MLP_SWIGLU || op->kind == NN_MLP_GELU);
+  NN_NEED(op->rows > 0 && op->width > 0);
+  NN_NEED(op->x && op->dy && op->dx);
   return device->ops->activation_backward(device, op);
 }
 
 nn_status nn_classifier_run(nn_device *device, const nn_classifier *op) {
-  NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
-  NEED(op->x && op->weight && op->targets && op->sums);
-  NEED(!op->dx || (op->dweight && op->grad_scale));
+  NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
+  NN_NEED(op->x && op->weight && op->targets && op->sums);
+  NN_NEED(!op->dx || (op->dweight && op->grad_scale));
   return device->ops->classifier_run(device, op);
 }
 
@@ -104,28 +97,28 @@ size_t nn_classifier_workspace(const nn_device *device, const nn_classifier *op)
 }
 
 nn_status nn_logits_forward(nn_device *device, const nn_logits *op) {
-  NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
-  NEED(op->x && op->weight && op->y);
+  NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->width > 0 && op->vocab > 0);
+  NN_NEED(op->x && op->weight && op->y);
   return device->ops->logits_forward(device, op);
 }
 
 nn_status nn_grad_norm(nn_device *device, const nn_params *params, nn_step *step) {
-  NEED(params->table && params->grad && step);
+  NN_NEED(params->table && params->grad && step);
   return device->ops->grad_norm(device, params, step);
 }
 
 nn_status nn_adamw(nn_device *device, const nn_params *params, const nn_step *step) {
-  NEED(params->table && params->master && params->grad && params->moment1 && params->moment2 && step);
+  NN_NEED(params->table && params->master && params->grad && params->moment1 && params->moment2 && step);
   return device->ops->adamw(device, params, step);
 }
 
 nn_status nn_params_init(nn_params *params, uint64_t seed) {
-  NEED(params->device && params->table && params->master);
+  NN_NEED(params->device && params->table && params->master);
   NN_TRY(params->device->ops->params_init(params->device, params, seed));
   return nn_params_refresh_compute(params);
 }
 
 nn_status nn_params_refresh_compute(nn_params *params) {
-  NEED(params->device && params->master && params->compute);
+  NN_NEED(params->device && params->master && params->compute);
   return params->device->ops->params_refresh(params->device, params);
 }

@@ -61,6 +61,13 @@ static inline nn_status nn_failed_as(nn_status recorded, nn_status code) {
       return nn_try_status_;                                                                                 \
   } while (0)
 
+// A broken promise of the caller, checked before an operator is called: the condition itself is the message.
+#define NN_NEED(condition)                                                                                   \
+  do {                                                                                                       \
+    if (!(condition))                                                                                        \
+      return NN_FAIL(NN_ERR_INTERNAL, "%s: needs %s", __func__, #condition);                                 \
+  } while (0)
+
 // Stores the status in `status` and jumps to `label` when `expression` fails.
 #define NN_GOTO(status, label, expression)                                                                   \
   do {                                                                                                       \

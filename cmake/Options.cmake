@@ -6,21 +6,32 @@ add_library(natsformer_options INTERFACE)
 target_include_directories(natsformer_options INTERFACE "${PROJECT_SOURCE_DIR}")
 target_compile_definitions(natsformer_options INTERFACE _GNU_SOURCE NATSFORMER_VERSION="${PROJECT_VERSION}")
 target_compile_options(natsformer_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wno-psabi
+  $<$<COMPILE_LANGUAGE:C,CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wvla -Wno-psabi
+                              -fno-math-errno -fno-trapping-math>
   $<$<COMPILE_LANGUAGE:C>:-Wconversion -Wstrict-prototypes -Wmissing-prototypes>
-  $<$<BOOL:${NATSFORMER_WERROR}>:-Werror>
-  -fno-math-errno -fno-trapping-math)
+  $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<BOOL:${NATSFORMER_WERROR}>>:-Werror>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra --expt-relaxed-constexpr>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${NATSFORMER_WERROR}>>:-Werror=all-warnings>)
+if(NATSFORMER_CUDA)
+  target_compile_definitions(natsformer_options INTERFACE NN_WITH_CUDA)
+endif()
 if(NATSFORMER_SANITIZE)
-  target_compile_options(natsformer_options INTERFACE -fsanitize=${NATSFORMER_SANITIZE}
-                         -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(natsformer_options INTERFACE
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${NATSFORMER_SANITIZE} -fno-sanitize-recover=all
+                                -fno-omit-frame-pointer>)
   target_link_options(natsformer_options INTERFACE -fsanitize=${NATSFORMER_SANITIZE})
   # Function multiversioning resolves symbols before a sanitizer's runtime is up.
   target_compile_definitions(natsformer_options INTERFACE NN_NO_CLONES)
 endif()
 
-# A static library of one room: natsformer_room(nn SOURCES ... USES lib ...)
+# A static library of one room: natsformer_room(nn SOURCES ... CUDA ... USES lib ...). CUDA lists what a build
+# with CUDA has besides.
 function(natsformer_room name)
-  cmake_parse_arguments(ROOM "" "" "SOURCES;USES" ${ARGN})
+  cmake_parse_arguments(ROOM "" "" "SOURCES;CUDA;USES" ${ARGN})
+  if(NATSFORMER_CUDA)
+    list(APPEND ROOM_SOURCES ${ROOM_CUDA})
+    list(APPEND ROOM_USES natsformer_cuda)
+  endif()
   add_library(${name} STATIC ${ROOM_SOURCES})
   target_link_libraries(${name} PUBLIC natsformer_options ${ROOM_USES})
 endfunction()

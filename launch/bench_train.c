@@ -208,7 +208,7 @@ static nn_status run(dist_group *world, int argc, char **argv) {
   NN_TRY(read_options(argc, argv, &o));
   NN_TRY(load_config(world, &o, &config));
   NN_TRY(launch_set_threads(world, config.threads));
-  NN_TRY(dist_agree(world, nn_device_open(config.device, dist_local_rank(world), &device)));
+  NN_TRY(dist_agree(world, nn_device_open(config.device, config.precision, dist_local_rank(world), &device)));
   nn_info("%d rank%s of %s", dist_size(world), dist_size(world) > 1 ? "s" : "", nn_device_describe(device));
   json_t *rows = json_object();
   for (int i = 0; i < VARIANTS && status == NN_OK; i++) {

@@ -18,7 +18,8 @@
 typedef struct {
   char run[1024]; // run folder
   int64_t seed;
-  char device[8];  // auto, cpu, cuda
+  char device[8];    // auto, cpu, cuda
+  char precision[8]; // auto, float32, bf16
   int32_t threads; // OpenMP threads per rank; 0: what the launcher allows, shared by the ranks of the machine
 
   struct {

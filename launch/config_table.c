@@ -42,6 +42,7 @@ const launch_key launch_keys[] = {
   TEXT(run, "", MAY_CHANGE, "folder of the run: configuration, metrics, checkpoints, plots"),
   WHOLE(seed, "1", 0, HUGE_COUNT, FIXED, "of initialisation, data order and noise"),
   WORD(device, "auto", "auto|cpu|cuda", MAY_CHANGE, "auto: a GPU where this build and this machine have one"),
+  WORD(precision, "auto", "auto|float32|bf16", MAY_CHANGE, "what operators compute in; auto: bf16 on a GPU, float32 on the CPU"),
   WHOLE(threads, "0", 0, 4096, MAY_CHANGE, "threads of a rank; 0: the allowed cores, shared by the ranks of the machine"),
 
   TEXT(data.path, "", MAY_CHANGE, "folder written by `natsformer data build` or `data synth`"),

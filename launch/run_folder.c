@@ -70,7 +70,7 @@ static nn_status open_parts(dist_group *world, const char *device, launch_run *r
   if (strcmp(checkpoint->tokenizer_kind, "none") != 0)
     NN_TRY(data_tokenizer_restore(checkpoint->tokenizer_kind, checkpoint->tokenizer_blob,
                                   checkpoint->tokenizer_bytes, &run->tokenizer));
-  NN_TRY(nn_device_open(device, dist_local_rank(world), &run->device));
+  NN_TRY(nn_device_open(device, "auto", dist_local_rank(world), &run->device));
   return read_params(run);
 }
 

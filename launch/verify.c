@@ -65,7 +65,7 @@ static nn_status verify(const options *o) {
   json_t *rows = json_object();
   nn_status status;
   NN_GOTO(status, done, data_cases_open(o->path, &cases));
-  NN_GOTO(status, done, nn_device_open(o->device, 0, &device));
+  NN_GOTO(status, done, nn_device_open(o->device, "auto", 0, &device));
   if (!o->json)
     printf("%-24s %-13s %10s  (%s)\n", "case", "tensor", "error", nn_device_describe(device));
   for (int32_t i = 0; i < data_cases_count(cases); i++) {

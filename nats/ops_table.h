@@ -23,6 +23,7 @@ typedef struct {
 } nats_ops_table;
 
 extern const nats_ops_table nats_cpu_ops;
+extern const nats_ops_table nats_cuda_ops; // in a build with CUDA
 
 // The table of a device; NULL when this build has none for its kind.
 const nats_ops_table *nats_ops_of(const nn_device *device);

@@ -4,10 +4,11 @@
 
 #include "nn/device_table.h"
 
-static nn_status open_cuda(int32_t local_rank, nn_device **out) {
+static nn_status open_cuda(nn_dtype compute_type, int32_t local_rank, nn_device **out) {
 #ifdef NN_WITH_CUDA
-  return nn_cuda_device_open(local_rank, out);
+  return nn_cuda_device_open(local_rank, compute_type, out);
 #else
+  (void)compute_type;
   (void)local_rank;
   (void)out;
   return NN_FAIL(NN_ERR_UNSUPPORTED,
@@ -16,20 +17,24 @@ static nn_status open_cuda(int32_t local_rank, nn_device **out) {
 #endif
 }
 
-nn_status nn_device_open(const char *name, int32_t local_rank, nn_device **out) {
-  if (name == NULL || out == NULL)
-    return NN_FAIL(NN_ERR_INTERNAL, "nn_device_open: needs a name and a place for the device");
+nn_status nn_device_open(const char *name, const char *precision, int32_t local_rank, nn_device **out) {
+  if (name == NULL || precision == NULL || out == NULL)
+    return NN_FAIL(NN_ERR_INTERNAL, "nn_device_open: needs a name, a precision and a place for the device");
   *out = NULL;
-  if (strcmp(name, "cpu") == 0)
-    return nn_cpu_device_open(local_rank, out);
-  if (strcmp(name, "cuda") == 0)
-    return open_cuda(local_rank, out);
-  if (strcmp(name, "auto") != 0)
+  const bool bf16 = strcmp(precision, "bf16") == 0, float32 = strcmp(precision, "float32") == 0;
+  const bool any = strcmp(name, "auto") == 0;
+  if (!bf16 && !float32 && strcmp(precision, "auto") != 0)
+    return NN_FAIL(NN_ERR_USAGE, "precision: expected auto, float32 or bf16, found '%s'", precision);
+  if (!any && strcmp(name, "cpu") != 0 && strcmp(name, "cuda") != 0)
     return NN_FAIL(NN_ERR_USAGE, "device: expected cpu, cuda or auto, found '%s'", name);
-  nn_status status = open_cuda(local_rank, out);
-  if (status != NN_ERR_UNSUPPORTED)
-    return status;
-  nn_error_clear(); // no CUDA in this build, or no GPU in this machine: not a failure of "auto"
+  if (any || strcmp(name, "cuda") == 0) {
+    nn_status status = open_cuda(float32 ? NN_F32 : NN_BF16, local_rank, out);
+    if (!any || status != NN_ERR_UNSUPPORTED)
+      return status;
+    nn_error_clear(); // no CUDA in this build, or no GPU in this machine: not a failure of "auto"
+  }
+  if (bf16)
+    return NN_FAIL(NN_ERR_USAGE, "precision: bf16 needs a GPU; the CPU computes in float32");
   return nn_cpu_device_open(local_rank, out);
 }
 

@@ -22,8 +22,10 @@ typedef void nn_act;
 typedef enum { NN_F32 = 0, NN_BF16 = 1 } nn_dtype;
 
 // Opens a device. `name` is "cpu", "cuda" or "auto" (CUDA when this build has it and a GPU is visible).
-// `local_rank` picks the GPU. Errors: NN_ERR_USAGE (unknown name), NN_ERR_UNSUPPORTED (not in this build).
-nn_status nn_device_open(const char *name, int32_t local_rank, nn_device **out);
+// `precision` is the compute type: "float32", "bf16" (CUDA only) or "auto" (bf16 on CUDA, float32 on the
+// CPU). `local_rank` picks the GPU. Errors: NN_ERR_USAGE (unknown name, bf16 on the CPU, more ranks than
+// GPUs), NN_ERR_UNSUPPORTED (not in this build, or no GPU).
+nn_status nn_device_open(const char *name, const char *precision, int32_t local_rank, nn_device **out);
 void nn_device_close(nn_device *device); // NULL is allowed
 
 nn_device_kind nn_device_get_kind(const nn_device *device);

@@ -38,4 +38,4 @@ struct nn_event {
 
 // Registered devices. nn_cuda_device_open exists only in a build with CUDA.
 nn_status nn_cpu_device_open(int32_t local_rank, nn_device **out);
-nn_status nn_cuda_device_open(int32_t local_rank, nn_device **out);
+nn_status nn_cuda_device_open(int32_t local_rank, nn_dtype compute_type, nn_device **out);

@@ -26,3 +26,4 @@ typedef struct nn_ops_table {
 } nn_ops_table;
 
 extern const nn_ops_table nn_cpu_ops;
+extern const nn_ops_table nn_cuda_ops; // in a build with CUDA

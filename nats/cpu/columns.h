@@ -7,7 +7,7 @@
 #pragma once
 
 #include "nats/attention.h"
-#include "nats/cpu/scratch.h"
+#include "nats/scratch.h"
 
 typedef struct {
   int32_t token; // j

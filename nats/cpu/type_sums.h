@@ -9,7 +9,7 @@
 #pragma once
 
 #include "nats/attention.h"
-#include "nats/cpu/scratch.h"
+#include "nats/scratch.h"
 
 enum { NATS_SUM_ALL, NATS_SUM_LOCAL, NATS_SUM_WINDOW, NATS_SUM_ENDED, NATS_LANE_SUMS };
 enum { NATS_SUM_OWN = NATS_LANE_SUMS, NATS_SUM_SEEN, NATS_SUMS };

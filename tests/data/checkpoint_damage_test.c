@@ -13,7 +13,7 @@ static void start(void) {
   seed = clock_seed();
   open_folder();
   cr_ok(dist_self_open(&world));
-  cr_ok(nn_device_open("cpu", 0, &device));
+  cr_ok(nn_device_open("cpu", "auto", 0, &device));
 }
 
 static void end(void) {

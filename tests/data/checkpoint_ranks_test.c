@@ -10,7 +10,7 @@ static void start(void) {
   cr_ok(dist_init(NULL, NULL, &world));
   cr_ok(dist_self_open(&alone));
   dist_set_deadline(world, 60);
-  cr_ok(nn_device_open("cpu", 0, &device));
+  cr_ok(nn_device_open("cpu", "auto", 0, &device));
   seed = clock_seed();
   if (dist_rank(world) == 0)
     open_folder();

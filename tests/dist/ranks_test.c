@@ -192,7 +192,7 @@ Test(ranks, several_reductions_under_way) {
 Test(ranks, gradients_have_a_group_of_their_own) {
   nn_device *device;
   dist_group *gradients;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK, "%s", nn_error_text());
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK, "%s", nn_error_text());
   cr_assert_eq(dist_group_for_device(world, device, &gradients), NN_OK, "%s", nn_error_text());
   cr_assert_eq(dist_size(gradients), dist_size(world));
   cr_assert_eq(dist_rank(gradients), dist_rank(world));

@@ -151,7 +151,7 @@ void run_make(const char *name, const launch_config *config, int64_t step, doubl
   nats_model_config model;
   nn_param_table table = {0};
   nn_params params;
-  cr_ok(nn_device_open("cpu", 0, &device));
+  cr_ok(nn_device_open("cpu", "auto", 0, &device));
   cr_ok(data_set_open(config->data.path, "train", &data));
   cr_ok(launch_config_model(config, data_set_vocab(data), &model));
   cr_ok(nats_model_params(&model, &table));

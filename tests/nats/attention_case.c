@@ -73,7 +73,7 @@ void case_open(attention_case *c, const attention_spec *spec, uint64_t seed) {
   *c = (attention_case){.spec = *spec, .chunks = nats_chunks(spec->length, spec->chunk)};
   if (spec->threads > 0)
     omp_set_num_threads(spec->threads);
-  MUST(nn_device_open("cpu", 0, &c->device));
+  MUST(nn_device_open("cpu", "auto", 0, &c->device));
   choose_types(c, seed + 1);
   const int64_t tokens = (int64_t)spec->batch * spec->length, q = (int64_t)spec->heads * spec->head_size;
   const int64_t kv = (int64_t)spec->kv_heads * spec->head_size, stride = q + 2 * kv + spec->gap;

@@ -54,7 +54,7 @@ static void fill_parameters(fixture *f, float std, uint64_t seed) {
 void fixture_open(fixture *f, const nats_model_config *config, int32_t batch, int32_t length, float std,
                   uint64_t seed) {
   *f = (fixture){.config = *config};
-  MUST(nn_device_open("cpu", 0, &f->device));
+  MUST(nn_device_open("cpu", "auto", 0, &f->device));
   MUST(nats_model_params(config, &f->table));
   MUST(nn_params_create(f->device, &f->table, true, &f->params));
   fill_parameters(f, std, seed);

@@ -22,7 +22,7 @@ Test(scorer, is_an_affine_map) {
   for (int i = 0; i < OUT; i++)
     dbias[i] = 3;
   nn_device *device;
-  MUST(nn_device_open("cpu", 0, &device));
+  MUST(nn_device_open("cpu", "auto", 0, &device));
   const nats_scorer op = {.rows = ROWS,
                           .width = WIDTH,
                           .out = OUT,
@@ -70,7 +70,7 @@ Test(scorer, a_detached_input_gets_no_gradient) {
   float x[4] = {1, 2, 3, 4}, weight[6] = {1, 1, 1, 1, 1, 1}, dlogits[6] = {1, 2, 3, 4, 5, 6};
   float dweight[6] = {0}, dbias[3] = {0};
   nn_device *device;
-  MUST(nn_device_open("cpu", 0, &device));
+  MUST(nn_device_open("cpu", "auto", 0, &device));
   const nats_scorer op = {.rows = 2,
                           .width = 2,
                           .out = 3,

@@ -21,7 +21,7 @@ typedef struct {
 } types_case;
 
 static void types_open(types_case *c, nats_type_mode mode, uint64_t seed) {
-  MUST(nn_device_open("cpu", 0, &c->device));
+  MUST(nn_device_open("cpu", "auto", 0, &c->device));
   for (int i = 0; i < BATCH * LENGTH * HEADS * 3; i++)
     c->logits[i] = random_normal(seed, (uint64_t)i);
   for (int i = 0; i < BATCH * HEADS * CHUNKS * 3; i++)
@@ -125,7 +125,7 @@ Test(types, noise_draws_in_proportion) {
     sample[i] = i;
   }
   nn_device *device;
-  MUST(nn_device_open("cpu", 0, &device));
+  MUST(nn_device_open("cpu", "auto", 0, &device));
   MUST(nats_types_forward(device, &(nats_types){.batch = DRAWS,
                                                 .length = 3,
                                                 .kv_heads = 1,

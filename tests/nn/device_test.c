@@ -13,17 +13,17 @@ const char *__asan_default_options(void) {
 // The names of the configuration: an unknown one is the user's mistake, and the message lists what exists.
 Test(device, names) {
   nn_device *device = NULL;
-  cr_expect_eq(nn_device_open("gpu", 0, &device), NN_ERR_USAGE);
+  cr_expect_eq(nn_device_open("gpu", "auto", 0, &device), NN_ERR_USAGE);
   cr_expect_null(device);
   cr_expect(strstr(nn_error_text(), "cpu, cuda or auto") != NULL, "%s", nn_error_text());
   nn_error_clear();
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_expect_eq(nn_device_get_kind(device), NN_DEVICE_CPU);
   cr_expect_eq(nn_device_compute_type(device), NN_F32);
   cr_expect_eq(nn_device_act_size(device), 4);
   cr_expect(strstr(nn_device_describe(device), "thread") != NULL, "%s", nn_device_describe(device));
   nn_device_close(device);
-  cr_assert_eq(nn_device_open("auto", 0, &device), NN_OK, "%s", nn_error_text());
+  cr_assert_eq(nn_device_open("auto", "auto", 0, &device), NN_OK, "%s", nn_error_text());
   cr_expect_str_eq(nn_error_text(), "", "auto leaves no failure behind");
   nn_device_close(device);
   nn_device_close(NULL);
@@ -32,7 +32,7 @@ Test(device, names) {
 // Without CUDA in the build, asking for it says so in one line instead of training on the CPU unasked.
 Test(device, cuda_where_there_is_none) {
   nn_device *device = NULL;
-  nn_status status = nn_device_open("cuda", 0, &device);
+  nn_status status = nn_device_open("cuda", "auto", 0, &device);
   if (status == NN_OK)
     nn_device_close(device);
   else
@@ -43,7 +43,7 @@ Test(device, cuda_where_there_is_none) {
 Test(device, memory_is_zero_and_aligned) {
   static const size_t sizes[] = {0, 1, 63, 4096, (size_t)4 << 20, ((size_t)4 << 20) + 1};
   nn_device *device;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   for (int round = 0; round < 2; round++) // the second round gets memory that was used
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
       void *memory = NULL;
@@ -62,7 +62,7 @@ Test(device, memory_is_zero_and_aligned) {
 Test(device, out_of_memory_is_reported) {
   nn_device *device;
   void *memory = &device;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_expect_eq(nn_device_alloc(device, SIZE_MAX / 4, "activations", &memory), NN_ERR_MEMORY);
   cr_expect_null(memory);
   cr_expect(strstr(nn_error_text(), "activations") != NULL, "%s", nn_error_text());
@@ -76,7 +76,7 @@ Test(device, out_of_memory_is_reported) {
 Test(device, workspace_grows_once) {
   nn_device *device;
   void *small, *large, *again;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_expect_eq(nn_device_workspace(device, 1000, &small), NN_OK);
   cr_expect_eq(nn_device_workspace(device, 100000, &large), NN_OK);
   cr_expect_eq(nn_device_workspace(device, 500, &again), NN_OK);
@@ -93,7 +93,7 @@ Test(device, copies_and_events) {
   void *memory;
   char text[16] = "abcdefgh", back[16] = "";
   bool done = false;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_assert_eq(nn_device_alloc(device, 16, "a test", &memory), NN_OK);
   cr_assert_eq(nn_event_create(device, &event), NN_OK);
   cr_expect_eq(nn_device_upload(device, memory, text, 8), NN_OK);

@@ -282,7 +282,7 @@ static void check_row(nn_device *device, const operator_row *row, uint64_t seed)
 
 static void check_table(const char *device_name) {
   nn_device *device = NULL;
-  if (nn_device_open(device_name, 0, &device) == NN_ERR_UNSUPPORTED)
+  if (nn_device_open(device_name, "auto", 0, &device) == NN_ERR_UNSUPPORTED)
     cr_skip("this build has no such device, or this machine none");
   cr_assert_not_null(device, "%s", nn_error_text());
   uint64_t seed = fresh_seed();

@@ -7,7 +7,7 @@
 
 static nn_device *open_cpu(void) {
   nn_device *device = NULL;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   return device;
 }
 

@@ -17,7 +17,7 @@ typedef struct {
 
 static void set_up(fixture *f) {
   *f = (fixture){.seed = fresh_seed()};
-  cr_assert_eq(nn_device_open("cpu", 0, &f->device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &f->device), NN_OK);
   static const struct {
     const char *name;
     int64_t rows, columns;

@@ -67,7 +67,7 @@ Test(params, initial_values_depend_on_the_name_alone) {
   nn_param_table one = {0}, other = {0};
   nn_params params_one, params_other;
   uint64_t seed = fresh_seed();
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_assert_eq(add(&one, "a", 301, 67, NN_INIT_NORMAL, 0.5f), NN_OK);
   cr_assert_eq(add(&one, "b", 5, 3, NN_INIT_NORMAL, 0.5f), NN_OK);
   cr_assert_eq(add(&other, "b", 5, 3, NN_INIT_NORMAL, 0.5f), NN_OK);
@@ -104,7 +104,7 @@ Test(params, kinds_of_initial_values) {
   nn_device *device;
   nn_param_table table = {0};
   nn_params params;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_assert_eq(add(&table, "norm", 5, 1, NN_INIT_ONE, 0), NN_OK);
   cr_assert_eq(add(&table, "bias", 5, 1, NN_INIT_ZERO, 0), NN_OK);
   cr_assert_eq(add(&table, "scorer.bias", 6, 1, NN_INIT_SCORER, 4.0f), NN_OK);
@@ -133,7 +133,7 @@ Test(params, empty_table_is_refused) {
   nn_device *device;
   nn_param_table table = {0};
   nn_params params;
-  cr_assert_eq(nn_device_open("cpu", 0, &device), NN_OK);
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK);
   cr_expect_eq(nn_params_create(device, &table, true, &params), NN_ERR_INTERNAL);
   nn_params_free(&params);
   nn_device_close(device);

@@ -1,0 +1,82 @@
+// What the CUDA sources share: launching, the two compute types, and reductions.
+//
+// Kernels are templates over the compute type T (float or nn_bf16), computed in float32 between one load and
+// one store. They have no atomics whose order could change a sum: results repeat bit for bit.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "nn/device_table.h"
+#include "nn/ops_table.h"
+}
+#include "nn/cuda/stream.h"
+
+typedef __nv_bfloat16 nn_bf16;
+
+// Starts a kernel on the device's stream; its value is the status of the launch. A kernel with several
+// template arguments stands in parentheses. The CPU's stand-in for the CUDA runtime (tests/emulator) has its
+// own.
+#ifndef NN_LAUNCH
+#define NN_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                            \
+  nn_cuda_launch(device, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+// Shared memory whose size is given at the launch.
+#define NN_DYNAMIC_SHARED(type, name) extern __shared__ __align__(1024) type name[]
+
+template <typename... Parameters, typename... Arguments>
+static inline nn_status nn_cuda_launch(nn_device *device, const char *name, void (*kernel)(Parameters...),
+                                       dim3 grid, dim3 block, size_t shared_bytes, Arguments... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = nn_cuda_stream(device);
+  if (shared_bytes > 48 << 10) // more than that has to be asked for
+    NN_TRY(nn_cuda_status(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes), name,
+        __FILE__, __LINE__));
+  return nn_cuda_status(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name,
+                        __FILE__, __LINE__);
+}
+#endif
+
+// Calls `run<T>(...)` with the device's compute type.
+#define NN_CUDA_TYPED(device, run, ...)                                                                      \
+  (nn_device_compute_type(device) == NN_BF16 ? run<nn_bf16>(__VA_ARGS__) : run<float>(__VA_ARGS__))
+
+enum { NN_WARP = 32 };
+
+template <typename T> static inline T nn_ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+__device__ static inline float nn_load(const float *x) {
+  return *x;
+}
+__device__ static inline float nn_load(const nn_bf16 *x) {
+  return __bfloat162float(*x);
+}
+__device__ static inline void nn_store(float *x, float value) {
+  *x = value;
+}
+__device__ static inline void nn_store(nn_bf16 *x, float value) {
+  *x = __float2bfloat16(value);
+}
+
+// Sums and maxima over the lanes of a warp; every lane gets the result.
+__device__ static inline float nn_warp_sum(float x) {
+  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
+    x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  return x;
+}
+__device__ static inline double nn_warp_sum(double x) {
+  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
+    x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  return x;
+}
+__device__ static inline float nn_warp_max(float x) {
+  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
+  return x;
+}

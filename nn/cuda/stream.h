@@ -1,0 +1,27 @@
+// What rooms above nn may know of a CUDA device, for their own CUDA code: its stream.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "nn/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The stream on which all operators of the device run.
+cudaStream_t nn_cuda_stream(const nn_device *device);
+
+// Number of the GPU (of those visible to this process), and how many multiprocessors it has.
+int nn_cuda_ordinal(const nn_device *device);
+int nn_cuda_processors(const nn_device *device);
+
+// NN_OK, or a failure that names what was attempted: "cuda: copying to the GPU: out of memory". Running out
+// of memory is NN_ERR_MEMORY, all else NN_ERR_INTERNAL.
+nn_status nn_cuda_status(cudaError_t error, const char *what, const char *file, int line);
+
+#ifdef __cplusplus
+}
+#endif
+
+#define NN_CUDA_TRY(call) NN_TRY(nn_cuda_status((call), #call, __FILE__, __LINE__))

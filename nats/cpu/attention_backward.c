@@ -13,6 +13,7 @@
 #include "nats/cpu/tile.h"
 #include "nats/cpu/tile_gradient.h"
 #include "nats/cpu/type_sums.h"
+#include "nats/type_rows.h"
 
 // What all threads share.
 typedef struct {

@@ -1,11 +1,9 @@
 #include "nats/cpu/type_sums.h"
 
-#include <math.h>   // lroundf
-#include <string.h> // memset
+#include <string.h> // memset, memcpy
 
 #include "nats/cpu/tile.h"
 #include "nn/cpu/vector.h"
-#include "nn/random.h"
 
 void nats_type_sums_layout(nats_type_sums *sums, const nats_attention *op, nats_scratch *scratch) {
   const int64_t tokens = nats_round_up(op->length, NATS_TILE);
@@ -96,21 +94,4 @@ void nats_type_gradient(const nats_attention *op, const uint8_t *types, int32_t 
   }
   for (int32_t a = complete; a < nats_chunks(op->length, op->chunk); a++)
     dtypes[3 * a + 0] = dtypes[3 * a + 1] = dtypes[3 * a + 2] = 0;
-}
-
-void nats_type_block_weights(const nats_attention *op, int32_t blocks, float *weight) {
-  int32_t wanted = (int32_t)lroundf(op->type_grad_rows * (float)blocks);
-  wanted = wanted < 1 ? 1 : wanted;
-  const nn_random_key key =
-      nn_random_key_make(op->seed, NN_RANDOM_TYPE_ROWS, (uint64_t)op->step, (uint64_t)op->layer);
-  // Selection sampling (Fan, Muller and Rezucha 1962): all subsets of that size are equally likely.
-  int32_t drawn = 0;
-  for (int32_t block = 0; block < blocks; block++) {
-    uint32_t bits[4];
-    nn_random_u32x4(key, 0, (uint64_t)block, bits);
-    const double u = ((double)bits[0] + 0.5) * 0x1p-32;
-    const bool draw = u * (blocks - block) < wanted - drawn;
-    weight[block] = draw ? (float)blocks / (float)wanted : 0;
-    drawn += draw;
-  }
 }

@@ -41,7 +41,3 @@ void nats_type_sums_finish(const nats_type_sums *sums, int32_t length, float *re
 // added. dtypes: [n, 3] of this (sequence, kv head).
 void nats_type_gradient(const nats_attention *op, const uint8_t *types, int32_t parts, const float *sums,
                         float *dtypes);
-
-// On which query blocks hidden pairs are visited: weight[block] is 0, or the blocks over the drawn blocks.
-// k = max(1, round(share * blocks)) of them are drawn without replacement, the same for all heads of a layer.
-void nats_type_block_weights(const nats_attention *op, int32_t blocks, float *weight);

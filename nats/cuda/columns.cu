@@ -1,0 +1,191 @@
+// The key lists of masked attention: per (sequence, kv head) the keys of each class in order, and which part
+// of each list a block of rows can see.
+#include "nats/cuda/attention.h"
+
+enum { ITEMS = 4, SEARCH_THREADS = 256 }; // tokens of a thread at a time
+
+// What chooses the class of a token.
+typedef struct {
+  const uint8_t *types; // [chunks] of this pair
+  int32_t chunk;
+  int32_t typed; // tokens before the unfinished last chunk
+} classes;
+
+__device__ static classes classes_of(const nats_cuda_attention *a, int64_t pair) {
+  return classes{a->types + pair * a->chunks, a->chunk, a->length / a->chunk * a->chunk};
+}
+
+__device__ static int class_of(const classes &from, int32_t token) {
+  if (token >= from.typed)
+    return NATS_KEY_LASTING;
+  const uint8_t type = from.types[from.chunk == 1 ? token : token / from.chunk];
+  return type == NATS_LOCAL ? NATS_KEY_LOCAL : type == NATS_WINDOW ? NATS_KEY_WINDOW : NATS_KEY_LASTING;
+}
+
+// Adds up over the threads of a block; `shared` holds a number for each of up to 32 warps.
+__device__ static int32_t block_sum(int32_t x, int32_t *shared) {
+  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
+    x += __shfl_xor_sync(0xffffffffu, x, lanes);
+  if (threadIdx.x % NN_WARP == 0)
+    shared[threadIdx.x / NN_WARP] = x;
+  __syncthreads();
+  int32_t sum = 0;
+  for (unsigned warp = 0; warp < blockDim.x / NN_WARP; warp++)
+    sum += shared[warp];
+  return sum;
+}
+
+// Sum over the lanes up to this one.
+__device__ static uint32_t warp_scan(uint32_t x) {
+  for (int lanes = 1; lanes < NN_WARP; lanes *= 2) {
+    const uint32_t before = __shfl_up_sync(0xffffffffu, x, lanes);
+    x += threadIdx.x % NN_WARP >= (unsigned)lanes ? before : 0;
+  }
+  return x;
+}
+
+// Where the next lasting and the next local key goes; a window key goes to what is left of its position.
+typedef struct {
+  int32_t lasting, local;
+} list_ends;
+
+// Writes the positions of `keys` of ITEMS x 32 neighbouring tokens to their lists.
+__device__ static void write_keys(const int keys[ITEMS], int32_t token, int32_t length, list_ends at,
+                                  const int32_t start[NATS_KEY_CLASSES], int32_t *list) {
+  const uint32_t below = (1u << (threadIdx.x % NN_WARP)) - 1;
+  for (int item = 0; item < ITEMS; item++, token += NN_WARP) {
+    const uint32_t lasting = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING);
+    const uint32_t local = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LOCAL);
+    const int32_t lastings = at.lasting + __popc(lasting & below), locals = at.local + __popc(local & below);
+    const int32_t rank = keys[item] == NATS_KEY_LASTING ? lastings
+                         : keys[item] == NATS_KEY_LOCAL ? locals
+                                                        : token - lastings - locals;
+    if (token < length)
+      list[start[keys[item]] + rank] = token;
+    at.lasting += __popc(lasting);
+    at.local += __popc(local);
+  }
+}
+
+// One block a pair. Each warp takes ITEMS x 32 neighbouring tokens at a time; where their keys go follows
+// from a scan over the counts of the warps, which every warp makes for itself.
+__global__ static void __launch_bounds__(1024) list_keys(nats_cuda_attention a) {
+  __shared__ int32_t sums[2][NN_WARP];
+  __shared__ uint32_t counts[2][NN_WARP]; // of the warps: lasting keys, and locals in the upper half
+  const int64_t pair = blockIdx.x;
+  const classes from = classes_of(&a, pair);
+  const int warp = (int)threadIdx.x / NN_WARP, lane = (int)threadIdx.x % NN_WARP;
+  if (warp == 0)
+    counts[0][lane] = counts[1][lane] = 0;
+
+  int32_t lasting = 0, local = 0;
+  for (int32_t token = (int32_t)threadIdx.x; token < a.length; token += (int32_t)blockDim.x) {
+    const int key = class_of(from, token);
+    lasting += key == NATS_KEY_LASTING;
+    local += key == NATS_KEY_LOCAL;
+  }
+  lasting = block_sum(lasting, sums[0]);
+  local = block_sum(local, sums[1]);
+  const int32_t start[NATS_KEY_CLASSES] = {0, lasting, lasting + local};
+  if (threadIdx.x <= NATS_KEY_CLASSES)
+    a.lists.start[pair * 4 + threadIdx.x] = threadIdx.x < NATS_KEY_CLASSES ? start[threadIdx.x] : a.length;
+
+  list_ends end = {0, 0};
+  int buffer = 0;
+  for (int64_t slab = 0; slab < a.length; slab += (int64_t)blockDim.x * ITEMS, buffer ^= 1) {
+    const int64_t token = slab + warp * ITEMS * NN_WARP + lane;
+    int keys[ITEMS];
+    uint32_t count = 0;
+    for (int item = 0; item < ITEMS; item++) { // past the end: window keys, which are not counted
+      const int64_t t = token + item * NN_WARP;
+      keys[item] = t < a.length ? class_of(from, (int32_t)t) : NATS_KEY_WINDOW;
+      count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING));
+      count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LOCAL)) << 16;
+    }
+    if (lane == 0)
+      counts[buffer][warp] = count;
+    __syncthreads(); // the other buffer is free: every warp has come here after reading it
+    const uint32_t scan = warp_scan(counts[buffer][lane]);
+    const uint32_t before = __shfl_sync(0xffffffffu, scan, warp) - count;
+    const uint32_t all = __shfl_sync(0xffffffffu, scan, NN_WARP - 1);
+    const list_ends at = {end.lasting + (int32_t)(before & 0xffff), end.local + (int32_t)(before >> 16)};
+    if (slab + warp * ITEMS * NN_WARP < a.length)
+      write_keys(keys, (int32_t)token, a.length, at, start, a.lists.key + pair * a.length);
+    end.lasting += (int32_t)(all & 0xffff);
+    end.local += (int32_t)(all >> 16);
+  }
+}
+
+// The first index in [low, high) whose key lies at `position` or after it; high where there is none.
+__device__ static int32_t find_position(const int32_t *key, int32_t low, int32_t high, int64_t position) {
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (key[middle] >= position)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+// The first index in [low, high) whose key is seen by `row` or later.
+__device__ static int32_t find_expiry(const int32_t *key, const int32_t *expiry, int32_t low, int32_t high,
+                                      int32_t row) {
+  while (low < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (expiry[key[middle]] >= row)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low;
+}
+
+// One thread a block of rows and class; `slices` thread blocks a pair.
+__global__ static void find_ranges(nats_cuda_attention a, int32_t slices) {
+  const int64_t pair = blockIdx.x / slices;
+  const int32_t index = (int32_t)(blockIdx.x % slices * SEARCH_THREADS + threadIdx.x);
+  if (index >= a.lists.blocks * NATS_KEY_CLASSES)
+    return;
+  const int32_t key_class = index % NATS_KEY_CLASSES, row = index / NATS_KEY_CLASSES * NATS_RANGE_ROWS;
+  const int32_t *key = a.lists.key + pair * a.length, *expiry = a.expiry + pair * a.length;
+  const int32_t low = a.lists.start[pair * 4 + key_class], high = a.lists.start[pair * 4 + key_class + 1];
+  const int64_t at = pair * a.lists.blocks * NATS_KEY_CLASSES + index;
+  const int32_t end = find_position(key, low, high, (int64_t)row + NATS_RANGE_ROWS);
+  a.lists.end[at] = end;
+  a.lists.first[at] = key_class == NATS_KEY_LASTING ? low : find_expiry(key, expiry, low, end, row);
+}
+
+// One thread a key; `slices` thread blocks a pair. Chunks are whole in the list of lasting keys: a chunk
+// after the found one's first key, the next global chunk begins.
+__global__ static void find_rows(nats_cuda_attention a, int32_t slices) {
+  const int64_t pair = blockIdx.x / slices;
+  const int64_t j = (int64_t)(blockIdx.x % slices) * SEARCH_THREADS + threadIdx.x;
+  if (j >= a.length)
+    return;
+  const classes from = classes_of(&a, pair);
+  const int32_t *key = a.lists.key + pair * a.length;
+  const int64_t start = (j / a.chunk + 1) * a.chunk;
+  const int32_t globals = a.lists.start[pair * 4 + 1] - (a.length - from.typed);
+  const int32_t at = find_position(key, 0, globals, start);
+  const int32_t next = at < globals ? key[at] + a.chunk : a.length;
+  const int32_t second = at + (int64_t)a.chunk < globals ? key[at + a.chunk] + a.chunk : a.length;
+  const bool local = class_of(from, (int32_t)j) == NATS_KEY_LOCAL;
+  const int64_t window = start - 1 + a.window;
+  a.rows[pair * a.length + j] =
+      nats_key_rows{j < from.typed ? (int32_t)start : a.length, next - 1,
+                    window < a.length ? (int32_t)window : a.length - 1, (local ? second : next) - 1};
+}
+
+nn_status nats_cuda_build_lists(nn_device *device, const nats_cuda_attention *a) {
+  const unsigned pairs = (unsigned)a->batch * (unsigned)a->kv_heads;
+  const int32_t threads = nn_ceil_div(nn_ceil_div(a->length, (int32_t)ITEMS), (int32_t)NN_WARP) * NN_WARP;
+  NN_TRY(NN_LAUNCH(device, list_keys, pairs, threads < 1024 ? (unsigned)threads : 1024, 0, *a));
+  const int32_t searches = a->lists.blocks * NATS_KEY_CLASSES;
+  int32_t slices = nn_ceil_div(searches, (int32_t)SEARCH_THREADS);
+  NN_TRY(NN_LAUNCH(device, find_ranges, pairs * (unsigned)slices, SEARCH_THREADS, 0, *a, slices));
+  if (!a->wants_types)
+    return NN_OK;
+  slices = nn_ceil_div(a->length, (int32_t)SEARCH_THREADS);
+  return NN_LAUNCH(device, find_rows, pairs * (unsigned)slices, SEARCH_THREADS, 0, *a, slices);
+}

@@ -5,13 +5,13 @@
 
 #include "launch/command.h"
 
-static const launch_bench_row *const benches[] = {&launch_bench_train};
+static const launch_bench_row *const benches[] = {&launch_bench_train, &launch_bench_decode};
 
 static nn_status run(dist_group *world, int argc, char **argv) {
   for (size_t i = 0; i < sizeof benches / sizeof *benches && argc >= 2; i++)
     if (strcmp(argv[1], benches[i]->name) == 0)
       return benches[i]->run(world, argc - 1, argv + 1);
-  return NN_FAIL(NN_ERR_USAGE, "bench: expected a measurement (train), found '%s'", argc < 2 ? "" : argv[1]);
+  return NN_FAIL(NN_ERR_USAGE, "bench: expected a measurement (train, decode), found '%s'", argc < 2 ? "" : argv[1]);
 }
 
 const launch_command launch_bench = {
@@ -29,5 +29,16 @@ const launch_command launch_bench = {
         "          --types T   only one of these; default dense, random and sparse\n"
         "          --steps N   timed steps of each, after 2 that are not; default 10\n"
         "          --json      print one JSON object on standard output\n"
-        "          Without CONFIG: width 256, 6 layers, 4 heads, 512 tokens, batch 4, vocabulary 4096.\n",
+        "          Without CONFIG: width 256, 6 layers, 4 heads, 512 tokens, batch 4, vocabulary 4096.\n"
+        "\n"
+        "usage: natsformer bench decode [key.path=value ...] [--context N] [--batch B] [--steps N]\n"
+        "                               [--page-tokens N] [--json]\n"
+        "\n"
+        "  decode  time of a decoding step with the dense cache and with the evicting one, on random weights\n"
+        "          and types; nats.scorer_bias (default -1.1) says how rare global tokens are\n"
+        "          --context N      tokens of the prompt; default 4096\n"
+        "          --batch B        sequences; default 1\n"
+        "          --steps N        timed steps, after 5 that are not; default 50\n"
+        "          --page-tokens N  tokens of a page of the cache; default 16\n"
+        "          --json           print one JSON object on standard output\n",
 };

@@ -40,6 +40,7 @@ enum { NATS_RANGE_ROWS = 64 };
 // Device memory, in the workspace. P = B * Hk pairs of (sequence, kv head), pair = sequence * Hk + kv head.
 typedef struct {
   int32_t *key;   // [P, T] positions: class 0, then 1, then 2, each ascending
+  int32_t *until; // [P, T] expiry of key[...]
   int32_t *start; // [P, 4] where each class begins in `key`; start[3] = T
   int32_t *first; // [P, blocks, 3] index into `key` of the first key with expiry >= the block's first row
   int32_t *end;   // [P, blocks, 3] ... after the last key with position <= the block's last row

@@ -49,9 +49,9 @@ typedef struct {
   int32_t lasting, local;
 } list_ends;
 
-// Writes the positions of `keys` of ITEMS x 32 neighbouring tokens to their lists.
-__device__ static void write_keys(const int keys[ITEMS], int32_t token, int32_t length, list_ends at,
-                                  const int32_t start[NATS_KEY_CLASSES], int32_t *list) {
+// Lists `keys`, those of ITEMS x 32 neighbouring tokens; the pair's lists begin at `list`.
+__device__ static void write_keys(const nats_cuda_attention &a, int64_t list, const int keys[ITEMS],
+                                  int32_t token, list_ends at, const int32_t start[NATS_KEY_CLASSES]) {
   const uint32_t below = (1u << (threadIdx.x % NN_WARP)) - 1;
   for (int item = 0; item < ITEMS; item++, token += NN_WARP) {
     const uint32_t lasting = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING);
@@ -60,8 +60,10 @@ __device__ static void write_keys(const int keys[ITEMS], int32_t token, int32_t 
     const int32_t rank = keys[item] == NATS_KEY_LASTING ? lastings
                          : keys[item] == NATS_KEY_LOCAL ? locals
                                                         : token - lastings - locals;
-    if (token < length)
-      list[start[keys[item]] + rank] = token;
+    if (token < a.length) {
+      a.lists.key[list + start[keys[item]] + rank] = token;
+      a.lists.until[list + start[keys[item]] + rank] = a.expiry[list + token];
+    }
     at.lasting += __popc(lasting);
     at.local += __popc(local);
   }
@@ -110,30 +112,17 @@ __global__ static void __launch_bounds__(1024) list_keys(nats_cuda_attention a) 
     const uint32_t all = __shfl_sync(0xffffffffu, scan, NN_WARP - 1);
     const list_ends at = {end.lasting + (int32_t)(before & 0xffff), end.local + (int32_t)(before >> 16)};
     if (slab + warp * ITEMS * NN_WARP < a.length)
-      write_keys(keys, (int32_t)token, a.length, at, start, a.lists.key + pair * a.length);
+      write_keys(a, pair * a.length, keys, (int32_t)token, at, start);
     end.lasting += (int32_t)(all & 0xffff);
     end.local += (int32_t)(all >> 16);
   }
 }
 
-// The first index in [low, high) whose key lies at `position` or after it; high where there is none.
-__device__ static int32_t find_position(const int32_t *key, int32_t low, int32_t high, int64_t position) {
+// The first index in [low, high) of a number that is at least `wanted`; high where there is none.
+__device__ static int32_t find(const int32_t *ascending, int32_t low, int32_t high, int64_t wanted) {
   while (low < high) {
     const int32_t middle = low + (high - low) / 2;
-    if (key[middle] >= position)
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return low;
-}
-
-// The first index in [low, high) whose key is seen by `row` or later.
-__device__ static int32_t find_expiry(const int32_t *key, const int32_t *expiry, int32_t low, int32_t high,
-                                      int32_t row) {
-  while (low < high) {
-    const int32_t middle = low + (high - low) / 2;
-    if (expiry[key[middle]] >= row)
+    if (ascending[middle] >= wanted)
       high = middle;
     else
       low = middle + 1;
@@ -148,12 +137,12 @@ __global__ static void find_ranges(nats_cuda_attention a, int32_t slices) {
   if (index >= a.lists.blocks * NATS_KEY_CLASSES)
     return;
   const int32_t key_class = index % NATS_KEY_CLASSES, row = index / NATS_KEY_CLASSES * NATS_RANGE_ROWS;
-  const int32_t *key = a.lists.key + pair * a.length, *expiry = a.expiry + pair * a.length;
+  const int32_t *key = a.lists.key + pair * a.length, *until = a.lists.until + pair * a.length;
   const int32_t low = a.lists.start[pair * 4 + key_class], high = a.lists.start[pair * 4 + key_class + 1];
   const int64_t at = pair * a.lists.blocks * NATS_KEY_CLASSES + index;
-  const int32_t end = find_position(key, low, high, (int64_t)row + NATS_RANGE_ROWS);
+  const int32_t end = find(key, low, high, (int64_t)row + NATS_RANGE_ROWS);
   a.lists.end[at] = end;
-  a.lists.first[at] = key_class == NATS_KEY_LASTING ? low : find_expiry(key, expiry, low, end, row);
+  a.lists.first[at] = key_class == NATS_KEY_LASTING ? low : find(until, low, end, row);
 }
 
 // One thread a key; `slices` thread blocks a pair. Chunks are whole in the list of lasting keys: a chunk
@@ -167,7 +156,7 @@ __global__ static void find_rows(nats_cuda_attention a, int32_t slices) {
   const int32_t *key = a.lists.key + pair * a.length;
   const int64_t start = (j / a.chunk + 1) * a.chunk;
   const int32_t globals = a.lists.start[pair * 4 + 1] - (a.length - from.typed);
-  const int32_t at = find_position(key, 0, globals, start);
+  const int32_t at = find(key, 0, globals, start);
   const int32_t next = at < globals ? key[at] + a.chunk : a.length;
   const int32_t second = at + (int64_t)a.chunk < globals ? key[at + a.chunk] + a.chunk : a.length;
   const bool local = class_of(from, (int32_t)j) == NATS_KEY_LOCAL;

@@ -1,0 +1,123 @@
+// The share of the KV cache that types keep, and its price (nats/cpu/kv_cost.c).
+#include "nats/cuda/next_global.h"
+#include "nn/cuda/kernel.h"
+
+extern "C" {
+#include "nats/cuda/ops.h"
+}
+
+enum { THREADS = 256, SLICE = 8192 }; // keys that one block counts
+
+__device__ static int32_t length_of(const nats_kv_cost &op, int64_t batch) {
+  return op.lengths == NULL ? op.length : op.lengths[batch];
+}
+
+// ---- forward: whole numbers below 2^53, so their sums in float64 are exact
+
+// Block (pair, slice): the rows for which its keys are held.
+static __global__ void count_slice(nats_kv_cost op, double *pairs) {
+  __shared__ double of_warp[THREADS / NN_WARP];
+  const int64_t pair = blockIdx.x;
+  const int32_t length = length_of(op, pair / op.kv_heads);
+  const int32_t *expiry = op.expiry + pair * op.length;
+  const int64_t first = (int64_t)blockIdx.y * SLICE;
+  int64_t rows = 0;
+  for (int64_t j = first + threadIdx.x; j < first + SLICE && j < length; j += THREADS)
+    rows += (expiry[j] < length - 1 ? expiry[j] : length - 1) - j + 1;
+  const double sum = nn_warp_sum((double)rows);
+  if (threadIdx.x % NN_WARP == 0)
+    of_warp[threadIdx.x / NN_WARP] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0)
+    return;
+  double total = 0;
+  for (int warp = 0; warp < THREADS / NN_WARP; warp++)
+    total += of_warp[warp];
+  pairs[pair * gridDim.y + blockIdx.y] = total;
+}
+
+// Block head: over batch and slices; [Hk, 2] visible and causal.
+static __global__ void __launch_bounds__(NN_WARP)
+    count_head(nats_kv_cost op, const double *pairs, int32_t slices, double *heads) {
+  const int32_t head = (int32_t)blockIdx.x;
+  double visible = 0, causal = 0;
+  for (int64_t i = threadIdx.x; i < (int64_t)op.batch * slices; i += NN_WARP) {
+    const int64_t batch = i / slices, slice = i - batch * slices;
+    visible += pairs[(batch * op.kv_heads + head) * slices + slice];
+    const double length = length_of(op, batch);
+    causal += slice == 0 ? 0.5 * length * (length + 1.0) : 0.0;
+  }
+  visible = nn_warp_sum(visible);
+  causal = nn_warp_sum(causal);
+  if (threadIdx.x != 0)
+    return;
+  heads[2 * head] = visible;
+  heads[2 * head + 1] = causal;
+  if (op.per_head != NULL) {
+    op.per_head[2 * head] += visible;
+    op.per_head[2 * head + 1] += causal;
+  }
+}
+
+static __global__ void __launch_bounds__(NN_WARP) add_heads(nats_kv_cost op, const double *heads) {
+  double visible = 0, causal = 0;
+  for (int32_t head = (int32_t)threadIdx.x; head < op.kv_heads; head += NN_WARP) {
+    visible += heads[2 * head];
+    causal += heads[2 * head + 1];
+  }
+  visible = nn_warp_sum(visible);
+  causal = nn_warp_sum(causal);
+  if (threadIdx.x != 0)
+    return;
+  op.sums->visible += visible;
+  op.sums->causal += causal;
+}
+
+extern "C" nn_status nats_cuda_kv_cost_forward(nn_device *device, const nats_kv_cost *op) {
+  const int64_t pairs = (int64_t)op->batch * op->kv_heads;
+  const int32_t slices = nn_ceil_div(op->length, (int32_t)SLICE);
+  void *workspace;
+  NN_TRY(
+      nn_device_workspace(device, (size_t)(pairs * slices + 2 * op->kv_heads) * sizeof(double), &workspace));
+  double *of_slices = (double *)workspace, *heads = of_slices + pairs * slices;
+  NN_TRY(NN_LAUNCH(device, count_slice, dim3((unsigned)pairs, (unsigned)slices), THREADS, 0, *op, of_slices));
+  NN_TRY(NN_LAUNCH(device, count_head, (unsigned)op->kv_heads, NN_WARP, 0, *op, of_slices, slices, heads));
+  return op->sums == NULL ? NN_OK : NN_LAUNCH(device, add_heads, 1, NN_WARP, 0, *op, heads);
+}
+
+// ---- backward
+
+// What each type would cost every complete chunk of one (sequence, kv head); one block walks it backwards.
+static __global__ void __launch_bounds__(1024) add_prices(nats_kv_cost op, int32_t chunks) {
+  __shared__ int shared[NN_WARP];
+  const int64_t pair = blockIdx.x;
+  const int32_t length = length_of(op, pair / op.kv_heads), complete = op.length / op.chunk;
+  const uint8_t *types = op.types + pair * chunks;
+  float *dtypes = op.dtypes + pair * chunks * (int)NATS_TYPES;
+  const double price = (double)*op.lambda * (double)*op.pair_scale;
+  const int32_t threads = (int32_t)blockDim.x;
+  int beyond = NATS_NONE;
+  for (int32_t tile = (complete - 1) / threads; complete > 0 && tile >= 0; tile--) {
+    const int32_t a = tile * threads + (int32_t)threadIdx.x;
+    const bool global = a < complete && types[a] == NATS_GLOBAL;
+    const int32_t next = nats_next_global(global ? a : (int)NATS_NONE, &beyond, shared);
+    const int64_t first = (int64_t)a * op.chunk, start = first + op.chunk;
+    const int64_t keys = (start < length ? start : length) - first; // that are no padding
+    if (a >= complete || keys <= 0)
+      continue;
+    const int64_t after_next = next == NATS_NONE ? op.length : (int64_t)(next + 1) * op.chunk; // s(N(a))
+    const int64_t ends[NATS_TYPES] = {length, after_next, start + op.window}; // first row after each
+#pragma unroll
+    for (int type = 0; type < NATS_TYPES; type++) {
+      const int64_t end = ends[type] < length ? ends[type] : length;
+      const int64_t rows = keys * end - keys * (2 * first + keys - 1) / 2; // sum of end - j
+      dtypes[(int64_t)a * NATS_TYPES + type] += (float)(price * (double)rows);
+    }
+  }
+}
+
+extern "C" nn_status nats_cuda_kv_cost_backward(nn_device *device, const nats_kv_cost *op) {
+  const int32_t chunks = nats_chunks(op->length, op->chunk);
+  return NN_LAUNCH(device, add_prices, (unsigned)(op->batch * op->kv_heads),
+                   (unsigned)nats_tile_threads(chunks), 0, *op, chunks);
+}

@@ -85,15 +85,37 @@ void dist_finalize(dist_group *world) {
   dist_group_free(world);
 }
 
-nn_status dist_group_for_device(dist_group *world, nn_device *device, dist_group **out) {
+bool dist_reduces_on(nn_device_kind kind) {
+#ifdef DIST_WITH_NCCL
+  return kind == NN_DEVICE_CPU || kind == NN_DEVICE_CUDA;
+#else
+  return kind == NN_DEVICE_CPU;
+#endif
+}
+
+static nn_status open_over_gpus(dist_group *world, nn_device *device, nn_dtype wire, dist_group **out) {
+#ifdef DIST_WITH_NCCL
+  return dist_nccl_open(world, device, wire, out);
+#else
+  (void)device, (void)wire, (void)out;
+  return NN_FAIL(NN_ERR_UNSUPPORTED,
+                 "%d ranks with gradients in GPU memory need NCCL, and this program was built without it; "
+                 "use one rank, or device=cpu",
+                 world->size);
+#endif
+}
+
+nn_status dist_group_for_device(dist_group *world, nn_device *device, nn_dtype wire, dist_group **out) {
   *out = NULL;
-  if (nn_device_get_kind(device) != NN_DEVICE_CPU)
-    return NN_FAIL(NN_ERR_UNSUPPORTED,
-                   "gradients in GPU memory cannot be reduced over ranks by this build; use device: cpu");
+  bool cpu = nn_device_get_kind(device) == NN_DEVICE_CPU;
+  if (cpu && wire != NN_F32)
+    return NN_FAIL(NN_ERR_USAGE, "dist.gradients: bf16 needs GPUs; CPUs sum gradients in float32");
   if (world->size == 1)
     NN_TRY(dist_self_open(out));
-  else
+  else if (cpu)
     NN_TRY(dist_mpi_duplicate(world, out));
+  else
+    NN_TRY(open_over_gpus(world, device, wire, out));
   (*out)->deadline = world->deadline;
   return NN_OK;
 }
@@ -161,7 +183,10 @@ static void request_put(dist_request *request) {
 // After an operation that failed or never ended the ranks are out of step: the group refuses whatever
 // follows.
 static nn_status request_broken(dist_request *request, nn_status status) {
-  request->group->broken = true;
+  dist_group *group = request->group;
+  if (!group->broken && group->table->give_up != NULL)
+    group->table->give_up(group);
+  group->broken = true;
   request_put(request);
   return status;
 }
@@ -253,7 +278,14 @@ nn_status dist_allreduce(dist_group *group, void *data, int64_t count, dist_type
   return dist_wait(request);
 }
 
+static nn_status check_offered(const dist_group *group, const char *what, bool offered) {
+  if (!offered)
+    return NN_FAIL(NN_ERR_INTERNAL, "%s: a group over %s has none; use the world", what, group->table->name);
+  return NN_OK;
+}
+
 nn_status dist_broadcast(dist_group *group, void *data, int64_t bytes, int32_t root) {
+  NN_TRY(check_offered(group, "broadcast", group->table->broadcast != NULL));
   NN_TRY(check_message(group, "broadcast", data, bytes, root));
   if (bytes == 0)
     return NN_OK;
@@ -263,6 +295,7 @@ nn_status dist_broadcast(dist_group *group, void *data, int64_t bytes, int32_t r
 }
 
 nn_status dist_allgather(dist_group *group, const void *mine, int64_t bytes, void *all) {
+  NN_TRY(check_offered(group, "all-gather", group->table->allgather != NULL));
   NN_TRY(check_message(group, "all-gather", mine, bytes, 0));
   NN_TRY(check_message(group, "all-gather", all, bytes, 0));
   if (bytes == 0)
@@ -274,6 +307,7 @@ nn_status dist_allgather(dist_group *group, const void *mine, int64_t bytes, voi
 
 nn_status dist_barrier(dist_group *group) {
   dist_request *request;
+  NN_TRY(check_offered(group, "barrier", group->table->barrier != NULL));
   NN_TRY(request_take(group, &request, "barrier"));
   return finish(request, group->table->barrier(request));
 }
@@ -283,7 +317,7 @@ static nn_status check_pair(const dist_group *group, const char *what, const voi
   NN_TRY(check_message(group, what, data, bytes, peer));
   if (peer == group->rank || tag < 0)
     return NN_FAIL(NN_ERR_INTERNAL, "%s between ranks %d and %d with tag %d", what, group->rank, peer, tag);
-  return NN_OK;
+  return check_offered(group, what, group->table->send != NULL);
 }
 
 nn_status dist_send(dist_group *group, const void *data, int64_t bytes, int32_t to, int32_t tag) {

@@ -8,6 +8,7 @@
 // rank and the operation; dist_abort then ends all ranks.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,8 +28,16 @@ nn_status dist_init(int *argc, char ***argv, dist_group **world);
 // dist_abort.
 void dist_finalize(dist_group *world);
 
-// The group that reduces gradients living on `device`, over the ranks of `world`. Collective.
-nn_status dist_group_for_device(dist_group *world, nn_device *device, dist_group **out);
+// The group that reduces gradients living on `device`, over the ranks of `world`: over GPUs it all-reduces
+// and nothing else. Collective; all ranks pass devices of one kind, and no two ranks the same GPU.
+//
+// `wire` is what float32 sums travel as. NN_BF16 (GPUs only) halves the messages: every rank's part is
+// rounded to 8 significant bits before it is added, and so is each partial sum on the way; ranks still end
+// with the same bits. Errors: NN_ERR_USAGE (bf16 on CPUs), NN_ERR_UNSUPPORTED (a build without NCCL),
+// NN_ERR_COMM.
+nn_status dist_group_for_device(dist_group *world, nn_device *device, nn_dtype wire, dist_group **out);
+// Whether this build can reduce gradients over several ranks on devices of this kind.
+bool dist_reduces_on(nn_device_kind kind);
 void dist_group_free(dist_group *group); // NULL is allowed; not for the world
 
 int32_t dist_rank(const dist_group *group);

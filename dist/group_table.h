@@ -2,7 +2,9 @@
 // implementation.
 //
 // Every collective is started by the table and then polled by dist/group.c, which alone knows about
-// deadlines. Arguments have been checked when a slot is called, and no slot sees an empty message.
+// deadlines (NCCL also has to wait for its own setting up, and does so within the same one). Arguments have
+// been checked when a slot is called, and no slot sees an empty message. A collective whose slot is empty is
+// refused.
 #pragma once
 
 #include "dist/group.h"
@@ -20,6 +22,14 @@ typedef struct {
   void (*request_close)(dist_request *);      // frees request->own; empty: nothing to free
   void (*abort)(dist_group *, int exit_code); // does not return
   void (*free)(dist_group *);                 // frees group->own; empty: nothing to free
+  // After an operation that failed or never ended: stops what is under way, so that the process can go on to
+  // its end. Empty: nothing keeps it. Called once.
+  void (*give_up)(dist_group *);
+  // Where the device runs ahead of the host, waiting on the host says nothing about what communication cost:
+  // `mark` notes what the device has been given to compute so far, `exposed` tells how much later than that
+  // the last all-reduce ended. Both empty: the host's clock is right.
+  nn_status (*mark)(dist_group *);
+  nn_status (*exposed)(dist_group *, double *seconds);
 } dist_group_table;
 
 struct dist_group {
@@ -46,6 +56,7 @@ nn_status dist_group_new(const dist_group_table *table, dist_group **out);
 nn_status dist_self_open(dist_group **out);
 nn_status dist_mpi_open(int *argc, char ***argv, dist_group **out);
 nn_status dist_mpi_duplicate(dist_group *world, dist_group **out);
+nn_status dist_nccl_open(dist_group *world, nn_device *device, nn_dtype wire, dist_group **out); // with NCCL
 
 // An MPI launcher started this process; *ranks is how many it says it started, 0 where it does not say.
 bool dist_mpi_launched(int32_t *ranks);

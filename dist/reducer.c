@@ -2,7 +2,7 @@
 
 #include <stdlib.h> // calloc
 
-#include "dist/group_table.h" // dist_seconds
+#include "dist/group_table.h"
 
 typedef struct {
   int64_t offset, count; // elements of the gradient arena
@@ -130,6 +130,9 @@ nn_status dist_reducer_finish(dist_reducer *reducer) {
     return NN_FAIL(NN_ERR_INTERNAL, "backward left %lld gradients of [%lld, +%lld) incomplete",
                    (long long)next->missing, (long long)next->offset, (long long)next->count);
   }
+  const dist_group_table *table = reducer->group->table;
+  if (table->mark != NULL)
+    NN_TRY(table->mark(reducer->group));
   for (; reducer->done < reducer->posted; reducer->done++) {
     bucket *item = &reducer->bucket[reducer->done];
     if (item->request == NULL)
@@ -139,7 +142,7 @@ nn_status dist_reducer_finish(dist_reducer *reducer) {
     NN_TRY(dist_wait(request));
   }
   reducer->exposed = dist_seconds() - started;
-  return NN_OK;
+  return table->exposed != NULL ? table->exposed(reducer->group, &reducer->exposed) : NN_OK;
 }
 
 double dist_reducer_exposed_seconds(const dist_reducer *reducer) {

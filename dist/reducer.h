@@ -28,5 +28,6 @@ nn_grad_listener dist_reducer_listener(dist_reducer *reducer);
 nn_status dist_reducer_poll(dist_reducer *reducer);
 nn_status dist_reducer_finish(dist_reducer *reducer);
 
-// Seconds that the last dist_reducer_finish waited: communication that backward did not hide.
+// Communication that the last backward did not hide: on CPUs the seconds that dist_reducer_finish waited; on
+// GPUs, where the host waits for its own kernels too, those by which the last reduction ended after them.
 double dist_reducer_exposed_seconds(const dist_reducer *reducer);

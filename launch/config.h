@@ -82,7 +82,8 @@ typedef struct {
   } checkpoint;
 
   struct {
-    double bucket_mib; // gradient buckets
+    double bucket_mib; // gradient buckets; 0: by device
+    char gradients[8]; // what they travel as: float32, bf16 (GPUs only)
     double deadline;   // seconds a collective may take
   } dist;
 

@@ -103,7 +103,8 @@ const launch_key launch_keys[] = {
   WHOLE(checkpoint.writers, "64", 1, MANY, MAY_CHANGE, "ranks that write, at most"),
   FLAG(checkpoint.keep_best, "true", MAY_CHANGE, "also keep the one with the lowest validation loss, of those evaluated"),
 
-  POSITIVE(dist.bucket_mib, "4", 4096, MAY_CHANGE, "size of a gradient bucket; results repeat for one size"),
+  REAL(dist.bucket_mib, "0", 0, 4096, MAY_CHANGE, "size of a gradient bucket; 0: 4 on CPUs, 32 on GPUs; results repeat for one size"),
+  WORD(dist.gradients, "float32", "float32|bf16", MAY_CHANGE, "what gradients travel as between ranks; bf16: on GPUs, half the bytes, rounded to 8 significant bits"),
   REAL(dist.deadline, "600", 0, 1e9, MAY_CHANGE, "seconds a collective may take before the run fails; 0: any time"),
 
   WHOLE(log.every, "10", 1, HUGE_COUNT, MAY_CHANGE, "steps between progress lines where standard error is no terminal"),

@@ -24,6 +24,20 @@ int32_t launch_learner_micro_batch(const launch_config *config, const dist_group
   return (int32_t)(count < config->train.micro_batch ? count : config->train.micro_batch);
 }
 
+int64_t launch_learner_bucket_bytes(const launch_config *config, const nn_device *device) {
+  double mib = config->dist.bucket_mib;
+  if (mib == 0)
+    mib = nn_device_get_kind(device) == NN_DEVICE_CPU ? 4 : 32;
+  return (int64_t)(mib * (1 << 20));
+}
+
+nn_status launch_learner_check(const launch_config *config, const nn_device *device) {
+  if (nn_device_get_kind(device) == NN_DEVICE_CPU && strcmp(config->dist.gradients, "float32") != 0)
+    return NN_FAIL(NN_ERR_USAGE, "dist.gradients: %s needs GPUs; CPUs sum gradients in float32",
+                   config->dist.gradients);
+  return NN_OK;
+}
+
 static nn_schedule schedule_of(const launch_config *config) {
   return (nn_schedule){
       .kind = strcmp(config->optimizer.schedule, "wsd") == 0        ? NN_SCHEDULE_WSD
@@ -76,9 +90,10 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
   };
   read_fault(out);
   NN_TRY(dist_agree(world, allocate(out)));
-  NN_TRY(dist_group_for_device(world, device, &out->gradients));
+  nn_dtype wire = strcmp(config->dist.gradients, "bf16") == 0 ? NN_BF16 : NN_F32;
+  NN_TRY(dist_group_for_device(world, device, wire, &out->gradients));
   dist_set_deadline(out->gradients, config->dist.deadline);
-  int64_t bucket = (int64_t)(config->dist.bucket_mib * (1 << 20));
+  int64_t bucket = launch_learner_bucket_bytes(config, device);
   return dist_agree(world, dist_reducer_create(out->gradients, &out->params, bucket, &out->reducer));
 }
 

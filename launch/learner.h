@@ -45,6 +45,12 @@ int64_t launch_share_first(int64_t batch, int32_t rank, int32_t ranks);
 // Sequences of a pass of this configuration on this rank.
 int32_t launch_learner_micro_batch(const launch_config *config, const dist_group *world);
 
+// Bytes of a gradient bucket: small ones overlap best where the host moves them, GPUs want fewer and larger.
+int64_t launch_learner_bucket_bytes(const launch_config *config, const nn_device *device);
+
+// What this device cannot do of a configuration, before anything is taken or written.
+nn_status launch_learner_check(const launch_config *config, const nn_device *device);
+
 // Takes all memory of training. `config` and `world` must outlive the learner. Collective.
 nn_status launch_learner_open(dist_group *world, nn_device *device, const launch_config *config,
                               const nats_model_config *model, launch_learner *out);

@@ -7,6 +7,7 @@
 
 #include "dist/group_table.h"
 #include "dist/stop.h"
+#include "nn/device_table.h" // a GPU that nobody has
 #include "tests/dist/fixture.h"
 
 TestSuite(ranks, .init = start_ranks, .fini = end_ranks);
@@ -193,7 +194,7 @@ Test(ranks, gradients_have_a_group_of_their_own) {
   nn_device *device;
   dist_group *gradients;
   cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK, "%s", nn_error_text());
-  cr_assert_eq(dist_group_for_device(world, device, &gradients), NN_OK, "%s", nn_error_text());
+  cr_assert_eq(dist_group_for_device(world, device, NN_F32, &gradients), NN_OK, "%s", nn_error_text());
   cr_assert_eq(dist_size(gradients), dist_size(world));
   cr_assert_eq(dist_rank(gradients), dist_rank(world));
   cr_assert_eq(dist_local_rank(gradients), dist_rank(world)); // the ranks of a test share one machine
@@ -215,6 +216,32 @@ Test(ranks, gradients_have_a_group_of_their_own) {
   cr_assert_eq(two, 2 * dist_size(world));
   dist_group_free(gradients);
   nn_device_close(device);
+}
+
+// Breaks: an option that only GPUs have is taken and does nothing, or the ranks of a build without NCCL wait
+// for each other instead of saying why they cannot train.
+Test(ranks, refusals_of_gradient_groups) {
+  nn_device *device;
+  dist_group *gradients;
+  cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK, "%s", nn_error_text());
+  cr_assert_eq(dist_group_for_device(world, device, NN_BF16, &gradients), NN_ERR_USAGE);
+  cr_assert_null(gradients);
+  cr_assert_not_null(strstr(nn_error_text(), "dist.gradients: bf16 needs GPUs"));
+  nn_error_clear();
+  nn_device_close(device);
+
+  cr_assert(dist_reduces_on(NN_DEVICE_CPU));
+  if (dist_reduces_on(NN_DEVICE_CUDA))
+    return;
+  nn_device gpu = {.kind = NN_DEVICE_CUDA};
+  nn_status status = dist_group_for_device(world, &gpu, NN_F32, &gradients);
+  if (dist_size(world) == 1) { // one rank has nobody to add to
+    cr_assert_eq(status, NN_OK, "%s", nn_error_text());
+    dist_group_free(gradients);
+    return;
+  }
+  cr_assert_eq(status, NN_ERR_UNSUPPORTED);
+  cr_assert_not_null(strstr(nn_error_text(), "need NCCL, and this program was built without it"));
 }
 
 static void check_agreement(int32_t failing) {

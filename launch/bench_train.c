@@ -8,6 +8,7 @@
 #include "launch/bench.h"
 #include "launch/blas_core.h"
 #include "launch/command.h" // launch_fail_alone
+#include "launch/device.h"
 #include "launch/learner.h"
 #include "launch/options.h"
 #include "launch/progress.h" // launch_seconds
@@ -121,6 +122,7 @@ static nn_status run_variant(dist_group *world, nn_device *device, const launch_
   launch_config config = *base;
   nats_model_config model;
   launch_learner learner = {0};
+  NN_TRY(launch_learner_check(base, device));
   snprintf(config.model.attention, sizeof config.model.attention, "%s", v->attention);
   if (v->sets_bias)
     config.nats.scorer_bias = v->bias;
@@ -208,7 +210,7 @@ static nn_status run(dist_group *world, int argc, char **argv) {
   NN_TRY(read_options(argc, argv, &o));
   NN_TRY(load_config(world, &o, &config));
   NN_TRY(launch_set_threads(world, config.threads));
-  NN_TRY(dist_agree(world, nn_device_open(config.device, config.precision, dist_local_rank(world), &device)));
+  NN_TRY(launch_device_open(world, config.device, config.precision, true, &device));
   nn_info("%d rank%s of %s", dist_size(world), dist_size(world) > 1 ? "s" : "", nn_device_describe(device));
   json_t *rows = json_object();
   for (int i = 0; i < VARIANTS && status == NN_OK; i++) {

@@ -11,7 +11,7 @@
 enum { MOST_POLICIES = 16 };
 
 typedef struct {
-  const char *run, *data, *split, *mode, *device, *checkpoint;
+  const char *run, *data, *split, *mode, *device, *precision, *checkpoint;
   const char *per_head, *nll; // files
   const char **words;         // [2 argc] room for the lists
   launch_list policies;       // one NULL where none is given: what the model was trained with
@@ -36,7 +36,7 @@ static nn_status check_options(const eval_options *o, const launch_list *operand
 }
 
 static nn_status read_options(int argc, char **argv, eval_options *o) {
-  *o = (eval_options){.split = "val", .mode = "parallel", .device = "auto"};
+  *o = (eval_options){.split = "val", .mode = "parallel", .device = "auto", .precision = "auto"};
   o->words = calloc(2 * (size_t)argc, sizeof *o->words);
   if (o->words == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for the command line");
@@ -54,6 +54,7 @@ static nn_status read_options(int argc, char **argv, eval_options *o) {
       {"--nll", LAUNCH_OPTION_TEXT, &o->nll, 0, 0},
       {"--checkpoint", LAUNCH_OPTION_TEXT, &o->checkpoint, 0, 0},
       {"--device", LAUNCH_OPTION_TEXT, &o->device, 0, 0},
+      {"--precision", LAUNCH_OPTION_TEXT, &o->precision, 0, 0},
       {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
   };
   NN_TRY(launch_options_read("eval", table, sizeof table / sizeof *table, argc, argv, &operands));
@@ -167,7 +168,7 @@ static nn_status report(evaluation *e) {
 static nn_status evaluate(evaluation *e) {
   dist_group *world = e->task.world;
   const eval_options *o = e->options;
-  NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, &e->run));
+  NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, o->precision, &e->run));
   NN_TRY(dist_agree(world, open_data(e)));
   NN_TRY(dist_agree(world, open_files(e)));
   for (int i = 0; i < o->policies.count; i++)
@@ -222,5 +223,6 @@ const launch_command launch_eval = {
              "  --nll FILE         CSV of the negative log-likelihood of every scored token\n"
              "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
              "  --device D         auto (default), cpu or cuda\n"
+             "  --precision P      auto (default: bf16 on a GPU, float32 on the CPU), float32 or bf16\n"
              "  --json             print one JSON object on standard output\n",
 };

@@ -16,7 +16,7 @@
 #include "nn/log.h"
 
 typedef struct {
-  const char *run, *prompt, *prompt_file, *device, *checkpoint, *policy;
+  const char *run, *prompt, *prompt_file, *device, *precision, *checkpoint, *policy;
   int32_t tokens, top_k;
   double temperature, top_p;
   int64_t seed; // -1: none was given
@@ -35,13 +35,15 @@ static nn_status read_table(int argc, char **argv, generate_options *o, launch_l
       {"--policy", LAUNCH_OPTION_TEXT, &o->policy, 0, 0},
       {"--checkpoint", LAUNCH_OPTION_TEXT, &o->checkpoint, 0, 0},
       {"--device", LAUNCH_OPTION_TEXT, &o->device, 0, 0},
+      {"--precision", LAUNCH_OPTION_TEXT, &o->precision, 0, 0},
       {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
   };
   return launch_options_read("generate", table, sizeof table / sizeof *table, argc, argv, operands);
 }
 
 static nn_status read_options(int argc, char **argv, generate_options *o) {
-  *o = (generate_options){.device = "auto", .tokens = 256, .temperature = 0.8, .top_p = 1, .seed = -1};
+  *o = (generate_options){
+      .device = "auto", .precision = "auto", .tokens = 256, .temperature = 0.8, .top_p = 1, .seed = -1};
   launch_list operands = {.items = calloc((size_t)argc, sizeof *operands.items)};
   if (operands.items == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for the command line");
@@ -201,7 +203,7 @@ static nn_status print_json(generation *g) {
 
 static nn_status generate(dist_group *world, generation *g) {
   const generate_options *o = g->options;
-  NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, &g->run));
+  NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, o->precision, &g->run));
   NN_TRY(prepare(g));
   NN_TRY(write_text(g));
   if (o->json)
@@ -251,5 +253,6 @@ const launch_command launch_generate = {
         "  --policy P         eviction policy; default: what the model was trained with\n"
         "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
         "  --device D         auto (default), cpu or cuda\n"
+        "  --precision P      auto (default: bf16 on a GPU, float32 on the CPU), float32 or bf16\n"
         "  --json             print one JSON object on standard output, text included\n",
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h> // access
 
+#include "launch/device.h"
 #include "nn/log.h"
 
 // The folder of a checkpoint has a manifest of its own. Rank 0 looks, all know.
@@ -64,21 +65,22 @@ static nn_status read_params(launch_run *run) {
   return nn_params_refresh_compute(&run->params);
 }
 
-static nn_status open_parts(dist_group *world, const char *device, launch_run *run) {
+static nn_status read_description(launch_run *run) {
   const data_checkpoint_loaded *checkpoint = &run->checkpoint;
   NN_TRY(read_config(run));
-  if (strcmp(checkpoint->tokenizer_kind, "none") != 0)
-    NN_TRY(data_tokenizer_restore(checkpoint->tokenizer_kind, checkpoint->tokenizer_blob,
-                                  checkpoint->tokenizer_bytes, &run->tokenizer));
-  NN_TRY(nn_device_open(device, "auto", dist_local_rank(world), &run->device));
-  return read_params(run);
+  if (strcmp(checkpoint->tokenizer_kind, "none") == 0)
+    return NN_OK;
+  return data_tokenizer_restore(checkpoint->tokenizer_kind, checkpoint->tokenizer_blob,
+                                checkpoint->tokenizer_bytes, &run->tokenizer);
 }
 
 nn_status launch_run_open(dist_group *world, const char *path, const char *which, const char *device,
-                          launch_run *out) {
+                          const char *precision, launch_run *out) {
   *out = (launch_run){0};
   NN_TRY(find_checkpoint(world, path, which, &out->checkpoint));
-  return dist_agree(world, open_parts(world, device, out));
+  NN_TRY(dist_agree(world, read_description(out)));
+  NN_TRY(launch_device_open(world, device, precision, false, &out->device));
+  return dist_agree(world, read_params(out));
 }
 
 void launch_run_close(launch_run *run) {

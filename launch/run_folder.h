@@ -18,9 +18,10 @@ typedef struct {
 } launch_run;
 
 // `path`: a run folder, or the folder of one checkpoint. `which` (of a run folder): "last" or NULL, the
-// newest checkpoint; "best", the one with the lowest validation loss. `device`: "auto", "cpu", "cuda".
+// newest checkpoint; "best", the one with the lowest validation loss. `device` and `precision`: as
+// nn_device_open takes them, whatever the run was trained on.
 // Collective over `world`. `out` must stay where it is until launch_run_close. Errors: NN_ERR_INPUT (no
-// checkpoint, or none that verifies), NN_ERR_USAGE (`which`, `device`), and those of reading.
+// checkpoint, or none that verifies), NN_ERR_USAGE (`which`, `device`, `precision`), and those of reading.
 nn_status launch_run_open(dist_group *world, const char *path, const char *which, const char *device,
-                          launch_run *out);
+                          const char *precision, launch_run *out);
 void launch_run_close(launch_run *run); // also after an open that failed

@@ -8,6 +8,7 @@
 #include "data/files.h"
 #include "dist/stop.h"
 #include "launch/blas_core.h"
+#include "launch/device.h"
 #include "nn/log.h"
 
 // ---- data ----
@@ -168,7 +169,8 @@ static nn_status open_trainer(launch_trainer *t) {
   NN_TRY(dist_agree(t->world, open_data(t)));
   NN_TRY(dist_agree(t->world, launch_config_model(&t->config, data_set_vocab(t->data), &model)));
   NN_TRY(launch_set_threads(t->world, t->config.threads));
-  NN_TRY(dist_agree(t->world, nn_device_open(t->config.device, t->config.precision, dist_local_rank(t->world), &t->device)));
+  NN_TRY(launch_device_open(t->world, t->config.device, t->config.precision, true, &t->device));
+  NN_TRY(launch_learner_check(&t->config, t->device));
   NN_TRY(launch_trainer_claim(t));
   NN_TRY(dist_agree(t->world, plan_memory(t, &model)));
   NN_TRY(launch_learner_open(t->world, t->device, &t->config, &model, &t->learner));

@@ -117,6 +117,7 @@ prepare() {
     fail 'no data set'
   cat >"$work/config.yaml" <<END
 run: $work/run
+device: ${NATSFORMER_TEST_DEVICE:-cpu}
 data: {path: $work/data}
 model: {layers: 2, width: 32, heads: 2, window: 4}
 nats: {type_warmup: 0.2, lambda_ramp: 0.2, lambda: 0.1}

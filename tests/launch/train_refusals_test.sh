@@ -26,6 +26,9 @@ refuse 2 'run: expected the name of the run folder' run=
 refuse 2 'data.path: expected the folder of a data set' data.path=
 ranks=2 refuse 2 "train: unknown option '--jsom'" --jsom
 refuse 2 'command line: device: expected one of auto|cpu|cuda, found .tpu.' device=tpu
+ranks=2 refuse 2 'dist.gradients: bf16 needs GPUs; CPUs sum gradients in float32' dist.gradients=bf16 device=cpu
+refuse 2 'precision: bf16 needs a GPU; the CPU computes in float32' precision=bf16 device=cpu
+refuse 2 'command line: dist.gradients: expected one of float32|bf16, found .fp16.' dist.gradients=fp16
 echo 'nats: {lamda: 1}' >>"$work/config.yaml"
 refuse 2 "$work/config.yaml:[0-9]*: nats: section given twice"
 sed -i '$d' "$work/config.yaml"

@@ -127,7 +127,8 @@ float *nn_params_grad(const nn_params *params, int32_t index) {
 static void fill_normal(const nn_param *param, uint64_t seed, int64_t begin, int64_t end, float *values) {
   nn_random_key key =
       nn_random_key_make(seed, NN_RANDOM_INIT, nn_random_hash(param->name, strlen(param->name)), 0);
-  for (int64_t block = begin / 4; block * 4 < end; block++) {
+#pragma omp parallel for if (end - begin > 1 << 16)
+  for (int64_t block = begin / 4; block < (end + 3) / 4; block++) {
     uint32_t bits[4];
     float normal[4];
     nn_random_u32x4(key, 0, (uint64_t)block, bits);

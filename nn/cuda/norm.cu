@@ -1,0 +1,274 @@
+// RMSNorm and LayerNorm with the residual addition, forward and backward, memory-bound: every tensor is read
+// and written once. A team of one warp (narrow rows) or of a whole block (wide ones) holds a row in
+// registers, PACKS packs a thread. Rows that do not fit (very wide ones, or not a multiple of 16 bytes) are
+// read again from the cache instead (norm_any.h).
+//
+// What is normalised is the sum as it was rounded to the compute type, which is what backward reads.
+#include "nn/cuda/norm_any.h"
+#include "nn/cuda/operators.h"
+#include "nn/cuda/vector.h"
+
+enum { BLOCK = 128, BLOCK_WARPS = BLOCK / NN_WARP };
+
+// Threads that share a row: TEAM is NN_WARP or BLOCK.
+template <int TEAM> __device__ static inline float team_sum(float x) {
+  if constexpr (TEAM == NN_WARP)
+    return nn_warp_sum(x);
+  else
+    return nn_norm_block_sum<BLOCK>(x);
+}
+
+// The packs of a row that a thread of a team holds: pack `i` begins at column (i TEAM + thread) N.
+template <int TEAM, int N> __device__ static inline int32_t column_of(int i) {
+  return (i * TEAM + (int32_t)threadIdx.x % TEAM) * N;
+}
+
+// ---- forward
+
+template <typename T, int N, int PACKS, int TEAM, bool LAYER>
+__global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
+  int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
+  if (row >= op.rows)
+    return;
+  const T *x = static_cast<const T *>(op.x) + row * op.width;
+  const T *delta = op.delta != NULL ? static_cast<const T *>(op.delta) + row * op.width : NULL;
+  T *sum = static_cast<T *>(op.sum) + (op.delta != NULL ? row * op.width : 0);
+  nn_pack<T, N> s[PACKS];
+  float moment = 0.0f, value[N], other[N];
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    int32_t column = column_of<TEAM, N>(i);
+    if (column >= op.width)
+      continue;
+    s[i] = nn_load_pack<N>(x + column);
+    if (delta != NULL) {
+      nn_unpack(s[i], value);
+      nn_load_floats(delta + column, other);
+#pragma unroll
+      for (int j = 0; j < N; j++)
+        value[j] += other[j];
+      nn_round_pack(value, s[i]);
+      *reinterpret_cast<nn_pack<T, N> *>(sum + column) = s[i];
+    }
+    nn_unpack(s[i], value);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+      moment += LAYER ? value[j] : value[j] * value[j];
+  }
+  float n = (float)op.width, mean = 0.0f, variance = team_sum<TEAM>(moment) / n;
+  if constexpr (LAYER) {
+    float deviations = 0.0f;
+    mean = variance;
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+      if (column_of<TEAM, N>(i) >= op.width)
+        continue;
+      nn_unpack(s[i], value);
+#pragma unroll
+      for (int j = 0; j < N; j++)
+        deviations += (value[j] - mean) * (value[j] - mean);
+    }
+    variance = team_sum<TEAM>(deviations) / n;
+  }
+  float rstd = 1.0f / sqrtf(variance + op.eps);
+  const T *weight = static_cast<const T *>(op.weight), *bias = static_cast<const T *>(op.bias);
+  T *y = static_cast<T *>(op.y) + row * op.width;
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    int32_t column = column_of<TEAM, N>(i);
+    if (column >= op.width)
+      continue;
+    nn_unpack(s[i], value);
+    nn_load_floats(weight + column, other);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+      value[j] = (value[j] - mean) * rstd * other[j];
+    if (bias != NULL) {
+      nn_load_floats(bias + column, other);
+#pragma unroll
+      for (int j = 0; j < N; j++)
+        value[j] += other[j];
+    }
+    nn_store_floats(y + column, value);
+  }
+  if (threadIdx.x % TEAM == 0) {
+    op.rstd[row] = rstd;
+    if (LAYER)
+      op.mean[row] = mean;
+  }
+}
+
+// ---- backward
+//
+// With xhat = (s - mean) rstd and g = dy weight, both averages over the row:
+//   ds = rstd (g - [LayerNorm: average(g)] - xhat average(g xhat))
+// A team takes every so-manieth row and sums dweight = dy xhat and dbias = dy of its columns in registers; a
+// block then adds up its teams in order and leaves one partial sum, and nn_norm_add_partials adds those.
+
+// The teams of a block add their sums to `total` [C] one after another.
+template <int N, int PACKS, int TEAM>
+__device__ static inline void add_teams(const float (&sums)[PACKS][N], float *total, int32_t width) {
+  for (int team = 0; team < BLOCK / TEAM; team++) {
+    if ((int)threadIdx.x / TEAM == team) {
+#pragma unroll
+      for (int i = 0; i < PACKS; i++) {
+        int32_t column = column_of<TEAM, N>(i);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+          if (column < width)
+            total[column + j] = (team > 0 ? total[column + j] : 0.0f) + sums[i][j];
+      }
+    }
+    __syncthreads();
+  }
+}
+
+// Blocks that a multiprocessor runs at once, by what a thread keeps of a row: registers are what limits them.
+// The grid has just as many, so that all rows are under way from the start.
+static constexpr int resident_blocks(int elements) {
+  return elements <= 8 ? 6 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
+}
+
+// partials [blocks, 2, C]: dweight and dbias over the block's rows.
+template <typename T, int N, int PACKS, int TEAM, bool LAYER>
+__global__ static void __launch_bounds__(BLOCK, resident_blocks(PACKS *N))
+    backward_rows(nn_norm op, float *partials) {
+  NN_DYNAMIC_SHARED(float, total); // [C]
+  const T *all_s = static_cast<const T *>(op.delta != NULL ? op.sum : op.x);
+  const T *weight = static_cast<const T *>(op.weight);
+  float dweight[PACKS][N] = {}, dbias[PACKS][N] = {};
+  int64_t teams = (int64_t)gridDim.x * (BLOCK / TEAM);
+  for (int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM; row < op.rows; row += teams) {
+    int64_t at = row * op.width;
+    const T *dsum = static_cast<const T *>(op.dsum);
+    float rstd = op.rstd[row], mean = LAYER ? op.mean[row] : 0.0f;
+    nn_pack<T, N> s[PACKS], dy[PACKS], residual[PACKS];
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) { // all that is needed of the row, on its way at once
+      int32_t column = column_of<TEAM, N>(i);
+      if (column >= op.width)
+        continue;
+      s[i] = nn_load_pack<N>(all_s + at + column);
+      dy[i] = nn_load_pack<N>(static_cast<const T *>(op.dy) + at + column);
+      if (dsum != NULL)
+        residual[i] = nn_load_pack<N>(dsum + at + column);
+    }
+    float sum_g = 0.0f, sum_g_xhat = 0.0f;
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+      int32_t column = column_of<TEAM, N>(i);
+      if (column >= op.width)
+        continue;
+      float value[N], d[N], w[N];
+      nn_unpack(s[i], value);
+      nn_unpack(dy[i], d);
+      nn_load_floats(weight + column, w);
+#pragma unroll
+      for (int j = 0; j < N; j++) {
+        float xhat = (value[j] - mean) * rstd, g = d[j] * w[j];
+        sum_g += g;
+        sum_g_xhat += g * xhat;
+        dweight[i][j] += d[j] * xhat;
+        dbias[i][j] += d[j];
+      }
+    }
+    float n = (float)op.width, average_g_xhat = team_sum<TEAM>(sum_g_xhat) / n, average_g = 0.0f;
+    if constexpr (LAYER)
+      average_g = team_sum<TEAM>(sum_g) / n;
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+      int32_t column = column_of<TEAM, N>(i);
+      if (column >= op.width)
+        continue;
+      float value[N], d[N], w[N], before[N];
+      nn_unpack(s[i], value);
+      nn_unpack(dy[i], d);
+      nn_load_floats(weight + column, w);
+      if (dsum != NULL)
+        nn_unpack(residual[i], before);
+#pragma unroll
+      for (int j = 0; j < N; j++) {
+        float ds = rstd * (d[j] * w[j] - average_g - (value[j] - mean) * rstd * average_g_xhat);
+        d[j] = dsum != NULL ? before[j] + ds : ds;
+      }
+      nn_store_floats(static_cast<T *>(op.dx) + at + column, d);
+    }
+  }
+  for (int which = 0; which < 2; which++) {
+    float *partial = partials + (2 * (int64_t)blockIdx.x + which) * op.width;
+    if (which == 0)
+      add_teams<N, PACKS, TEAM>(dweight, total, op.width);
+    else
+      add_teams<N, PACKS, TEAM>(dbias, total, op.width);
+    for (int32_t c = (int32_t)threadIdx.x; c < op.width; c += BLOCK)
+      partial[c] = total[c];
+    __syncthreads();
+  }
+}
+
+// ---- choosing a kernel
+
+template <typename T, int PACKS, int TEAM>
+static nn_status launch_forward(nn_device *device, const nn_norm *op) {
+  dim3 grid((unsigned)nn_ceil_div(op->rows, (int64_t)(BLOCK / TEAM)));
+  if (op->kind == NN_NORM_LAYER)
+    return NN_LAUNCH(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, true>), grid, dim3(BLOCK), 0, *op);
+  return NN_LAUNCH(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, false>), grid, dim3(BLOCK), 0, *op);
+}
+
+template <typename T, int PACKS, int TEAM>
+static nn_status launch_backward(nn_device *device, const nn_norm *op) {
+  int64_t most = nn_ceil_div(op->rows, (int64_t)(BLOCK / TEAM));
+  int64_t blocks = resident_blocks(PACKS * NN_PACK<T>) * nn_cuda_processors(device);
+  float *partials;
+  blocks = blocks < most ? blocks : most;
+  NN_TRY(nn_norm_take_partials(device, op, blocks, &partials));
+  dim3 grid((unsigned)blocks);
+  size_t shared = (size_t)op->width * sizeof(float);
+  if (op->kind == NN_NORM_LAYER)
+    NN_TRY(NN_LAUNCH(device, (backward_rows<T, NN_PACK<T>, PACKS, TEAM, true>), grid, dim3(BLOCK), shared,
+                     *op, partials));
+  else
+    NN_TRY(NN_LAUNCH(device, (backward_rows<T, NN_PACK<T>, PACKS, TEAM, false>), grid, dim3(BLOCK), shared,
+                     *op, partials));
+  return nn_norm_add_partials(device, op, partials, blocks);
+}
+
+// Calls `launch<T, PACKS, TEAM>` for the fewest packs a thread that hold a row, in a warp or in a block.
+// More than MOST_PACKS a warp would leave too few registers.
+#define LAUNCH_FOR_WIDTH(T, launch, device, op)                                                              \
+  do {                                                                                                       \
+    int64_t packs = nn_ceil_div((op)->width / NN_PACK<T>, (int32_t)NN_WARP);                                 \
+    if (packs <= 1)                                                                                          \
+      return launch<T, 1, NN_WARP>(device, op);                                                              \
+    if (packs <= 2)                                                                                          \
+      return launch<T, 2, NN_WARP>(device, op);                                                              \
+    if (packs <= 3)                                                                                          \
+      return launch<T, 3, NN_WARP>(device, op);                                                              \
+    if (packs <= 4)                                                                                          \
+      return launch<T, 4, NN_WARP>(device, op);                                                              \
+    if (packs <= 2 * BLOCK_WARPS)                                                                            \
+      return launch<T, 2, BLOCK>(device, op);                                                                \
+    if (packs <= 4 * BLOCK_WARPS)                                                                            \
+      return launch<T, 4, BLOCK>(device, op);                                                                \
+  } while (0)
+
+template <typename T> static nn_status forward_typed(nn_device *device, const nn_norm *op) {
+  if (nn_packs_fit<T>(op->width, op->x, op->delta, op->sum, op->weight, op->bias, op->y))
+    LAUNCH_FOR_WIDTH(T, launch_forward, device, op);
+  return nn_norm_forward_any<T>(device, op);
+}
+
+template <typename T> static nn_status backward_typed(nn_device *device, const nn_norm *op) {
+  if (nn_packs_fit<T>(op->width, op->x, op->sum, op->weight, op->dy, op->dsum, op->dx))
+    LAUNCH_FOR_WIDTH(T, launch_backward, device, op);
+  return nn_norm_backward_any<T>(device, op);
+}
+
+extern "C" nn_status nn_cuda_norm_forward(nn_device *device, const nn_norm *op) {
+  return NN_CUDA_TYPED(device, forward_typed, device, op);
+}
+
+extern "C" nn_status nn_cuda_norm_backward(nn_device *device, const nn_norm *op) {
+  return NN_CUDA_TYPED(device, backward_typed, device, op);
+}

@@ -8,7 +8,8 @@ extern "C" {
 #include "nats/cuda/ops.h"
 }
 
-enum { THREADS = 256, PART = 1 << 18 /* rows whose addresses are sent at a time */ };
+enum { THREADS = 256 };
+static const int64_t PART = 1 << 18; // rows whose addresses are sent at a time
 
 // A key's row; the value's lies `from_value` and `to_value` bytes further on.
 typedef struct {

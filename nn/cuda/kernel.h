@@ -47,7 +47,7 @@ static inline nn_status nn_cuda_launch(nn_device *device, const char *name, void
 
 enum { NN_WARP = 32 };
 
-template <typename T> static inline T nn_ceil_div(T a, T b) {
+template <typename T> __host__ __device__ static inline constexpr T nn_ceil_div(T a, T b) {
   return (a + b - 1) / b;
 }
 

@@ -1,0 +1,31 @@
+// Products of matrices on the GPU, by cuBLASLt.
+#pragma once
+
+#include <cublasLt.h>
+
+#include "nn/cuda/kernel.h"
+
+// c = a b + beta c, all row-major. A flag says that an operand is stored transposed. Operands are in the
+// compute type, and all sums are float32 (no TF32: in float32 mode the GPU agrees with the CPU).
+typedef struct {
+  int64_t m, n, k;
+  const nn_act *a; // [m, k], or [k, m] with transposed_a
+  const nn_act *b; // [k, n], or [n, k] with transposed_b
+  void *c;         // [m, n] in the compute type, or in float32 with c_is_float
+  bool transposed_a, transposed_b, c_is_float;
+  bool add;                   // beta is 1, else 0
+  int64_t a_stride, c_stride; // elements from one row to the next as stored; 0: rows without gaps
+  const nn_act *bias;         // [n] or NULL: added to every row of c; c is in the compute type, without `add`
+} nn_cuda_product;
+
+// The algorithm is chosen at the first product of a shape, by cuBLASLt's own rules and never by timing, so
+// that runs repeat bit for bit; it is kept for later ones.
+nn_status nn_cuda_multiply(nn_device *device, const nn_cuda_product *product);
+
+// What the device keeps of earlier products.
+struct nn_cuda_plans;
+nn_status nn_cuda_plans_create(nn_cuda_plans **out);
+void nn_cuda_plans_free(nn_cuda_plans *plans); // NULL is allowed
+
+// NN_OK, or a failure that names what was attempted.
+nn_status nn_cuda_blas_status(cublasStatus_t error, const char *what, const char *file, int line);

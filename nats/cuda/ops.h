@@ -1,11 +1,11 @@
 // The CUDA rows of nats_ops_table.
 #pragma once
 
-#include "nats/ops_table.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "nats/ops_table.h"
 
 nn_status nats_cuda_types_forward(nn_device *device, const nats_types *op);
 nn_status nats_cuda_types_backward(nn_device *device, const nats_types *op);

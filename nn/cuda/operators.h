@@ -2,11 +2,11 @@
 // the compute type of the device. Dimensions and pointers have been checked by nn/ops.c.
 #pragma once
 
-#include "nn/ops_table.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "nn/ops_table.h"
 
 nn_status nn_cuda_embedding_forward(nn_device *device, const nn_embedding *op);
 nn_status nn_cuda_embedding_backward(nn_device *device, const nn_embedding *op);

@@ -3,11 +3,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "nn/device.h"
-
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "nn/device.h"
 
 // The stream on which all operators of the device run.
 cudaStream_t nn_cuda_stream(const nn_device *device);

@@ -1,0 +1,26 @@
+// Backward attention on tensor cores: two kernels, each of which computes the weights anew.
+//
+//   p = e^{s - lse}    D = p (do . v - delta), delta = do . o    dq = scale D k    dk = scale D^T q    dv =
+//   p^T do
+//
+// One kernel for both would have to add up dq over thread blocks with atomics, in an order that changes from
+// run to run; computing s and do . v twice costs 7 products of tiles instead of 5.
+#pragma once
+
+#include "nats/cuda/attention.h"
+
+// Tiles of 64 queries or keys stream through shared memory past the rows or keys that a warp owns: BANDS x 16
+// of them. PART columns of a tile at a time have their products in registers.
+template <int D> struct nats_backward_shape {
+  static constexpr int WARPS = 4, THREADS = WARPS * NN_WARP;
+  static constexpr int TILE = 64, PIECES = D / 8;
+  static constexpr int BANDS = D == 64 ? 2 : 1, PART = 32;
+  static constexpr int WARP_ROWS = 16 * BANDS, ROWS = WARPS * WARP_ROWS;
+};
+
+#define NATS_LOG2_E 1.4426950408889634f
+
+// delta, dq, and visible.seen where types are wanted (attention_backward.cu)
+nn_status nats_cuda_backward_queries(nn_device *device, const nats_cuda_attention *a);
+// dk, dv and the other sums of `visible`; reads delta (attention_backward_keys.cu)
+nn_status nats_cuda_backward_keys(nn_device *device, const nats_cuda_attention *a);

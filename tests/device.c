@@ -1,6 +1,7 @@
 #include "tests/device.h"
 
 #include <math.h>   // NAN
+#include <stdio.h>  // fprintf
 #include <stdlib.h> // malloc, calloc, realloc, free
 #include <string.h> // memcpy, memset, strstr
 
@@ -41,8 +42,10 @@ static void release(void) {
 
 void test_on_device(const char *name, const char *precision, void (*body)(nn_device *device)) {
   nn_device *device = NULL;
-  if (nn_device_open(name, precision, 0, &device) == NN_ERR_UNSUPPORTED)
+  if (nn_device_open(name, precision, 0, &device) == NN_ERR_UNSUPPORTED) {
+    fprintf(stderr, "skipped on %s in %s: %s\n", name, precision, nn_error_text());
     cr_skip("%s", nn_error_text());
+  }
   cr_assert_not_null(device, "%s", nn_error_text());
   body(device);
   release();
@@ -53,6 +56,10 @@ nn_device *test_open_cpu(void) {
   if (other_device == NULL)
     TRY(nn_device_open("cpu", "float32", 0, &other_device));
   return other_device;
+}
+
+void *test_host(size_t bytes) {
+  return hold(NULL, calloc(bytes + 1, 1));
 }
 
 // ---- compute types
@@ -130,7 +137,7 @@ nn_act *test_acts(nn_device *device, const float *from, int64_t count) {
 }
 
 void *test_read_bytes(nn_device *device, const void *from, size_t bytes) {
-  void *memory = hold(NULL, malloc(bytes + 1));
+  void *memory = test_host(bytes);
   TRY(nn_device_download(device, memory, from, bytes));
   TRY(nn_device_sync(device));
   return memory;
@@ -144,7 +151,7 @@ float *test_read_acts(nn_device *device, const nn_act *from, int64_t count) {
   void *read = test_read_bytes(device, from, (size_t)count * nn_device_act_size(device));
   if (!test_is_bf16(device))
     return read;
-  float *wide = hold(NULL, calloc((size_t)count + 1, sizeof *wide));
+  float *wide = test_host((size_t)count * sizeof *wide);
   for (int64_t i = 0; i < count; i++)
     wide[i] = widen(((const uint16_t *)read)[i]);
   return wide;

@@ -43,7 +43,10 @@ float *test_floats(nn_device *device, const float *from, int64_t count);
 nn_act *test_acts(nn_device *device, const float *from, int64_t count); // rounded to the compute type
 void test_fill_acts(nn_device *device, nn_act *to, const float *from, int64_t count);
 
-// The same as before, in host memory.
+// Host memory, zeros; freed after the test.
+void *test_host(size_t bytes);
+
+// What lies on the device, in host memory.
 void *test_read_bytes(nn_device *device, const void *from, size_t bytes);
 float *test_read_floats(nn_device *device, const float *from, int64_t count);
 float *test_read_acts(nn_device *device, const nn_act *from, int64_t count);

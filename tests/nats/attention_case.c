@@ -25,30 +25,29 @@ double random_uniform(uint64_t seed, uint64_t index) {
   return (double)nn_random_uniform(bits[2]);
 }
 
-static void *allocate(attention_case *c, int64_t count, size_t size) {
-  void *memory = NULL;
-  MUST(nn_device_alloc(c->device, (size_t)count * size, "a case", &memory));
-  return memory;
+static int64_t type_count(const attention_case *c) {
+  return (int64_t)c->spec.batch * c->spec.kv_heads * c->chunks;
 }
 
-static float *random_floats(attention_case *c, int64_t count, uint64_t seed) {
-  float *memory = allocate(c, count, sizeof(float));
-  for (int64_t i = 0; i < count; i++)
-    memory[i] = random_normal(seed, (uint64_t)i);
-  return memory;
+static int64_t key_count(const attention_case *c) {
+  return (int64_t)c->spec.batch * c->spec.kv_heads * c->spec.length;
 }
 
-static float *unset_floats(attention_case *c, int64_t count) {
-  float *memory = allocate(c, count, sizeof(float));
+static int64_t row_count(const attention_case *c) {
+  return (int64_t)c->spec.batch * c->spec.heads * c->spec.length;
+}
+
+// Host memory that is freed after the test.
+static float *random_floats(const attention_case *c, int64_t count, uint64_t seed) {
+  float *values = test_host((size_t)count * sizeof *values);
   for (int64_t i = 0; i < count; i++)
-    memory[i] = NAN;
-  return memory;
+    values[i] = test_round(c->device, random_normal(seed, (uint64_t)i));
+  return values;
 }
 
 static void choose_types(attention_case *c, uint64_t seed) {
   const attention_spec *s = &c->spec;
-  const int64_t keys = (int64_t)s->batch * s->length * s->kv_heads;
-  float *logits = allocate(c, keys * 3, sizeof(float));
+  float *logits = test_host((size_t)key_count(c) * 3 * sizeof *logits);
   for (int32_t b = 0; b < s->batch; b++)
     for (int32_t t = 0; t < s->length; t++)
       for (int32_t h = 0; h < s->kv_heads; h++) {
@@ -56,6 +55,7 @@ static void choose_types(attention_case *c, uint64_t seed) {
         const int type = u < s->global ? NATS_GLOBAL : u < s->global + s->local ? NATS_LOCAL : NATS_WINDOW;
         logits[(((int64_t)b * s->length + t) * s->kv_heads + h) * 3 + type] = 1;
       }
+  const size_t types = (size_t)type_count(c), expiries = (size_t)key_count(c) * sizeof(int32_t);
   c->types = (nats_types){.batch = s->batch,
                           .length = s->length,
                           .kv_heads = s->kv_heads,
@@ -63,17 +63,23 @@ static void choose_types(attention_case *c, uint64_t seed) {
                           .window = s->window,
                           .kind = NATS_ATTENTION_NATS,
                           .mode = NATS_TYPES_ARGMAX,
-                          .logits = logits,
-                          .types = allocate(c, (int64_t)s->batch * s->kv_heads * c->chunks, 1),
-                          .expiry = allocate(c, keys, sizeof(int32_t))};
+                          .logits = test_floats(c->device, logits, key_count(c) * 3),
+                          .types = test_bytes(c->device, NULL, types),
+                          .expiry = test_bytes(c->device, NULL, expiries)};
   MUST(nats_types_forward(c->device, &c->types));
+  c->type = test_read_bytes(c->device, c->types.types, types);
+  c->expiry = test_read_bytes(c->device, c->types.expiry, expiries);
 }
 
-void case_open(attention_case *c, const attention_spec *spec, uint64_t seed) {
-  *c = (attention_case){.spec = *spec, .chunks = nats_chunks(spec->length, spec->chunk)};
+bool case_is_large(const nn_device *device, const attention_spec *s) {
+  const double products = (double)s->batch * s->heads * s->length * s->length * s->head_size;
+  return test_is_emulated(device) && products > 5e6;
+}
+
+void case_open(attention_case *c, nn_device *device, const attention_spec *spec, uint64_t seed) {
+  *c = (attention_case){.spec = *spec, .device = device, .chunks = nats_chunks(spec->length, spec->chunk)};
   if (spec->threads > 0)
     omp_set_num_threads(spec->threads);
-  MUST(nn_device_open("cpu", "auto", 0, &c->device));
   choose_types(c, seed + 1);
   const int64_t tokens = (int64_t)spec->batch * spec->length, q = (int64_t)spec->heads * spec->head_size;
   const int64_t kv = (int64_t)spec->kv_heads * spec->head_size, stride = q + 2 * kv + spec->gap;
@@ -81,40 +87,44 @@ void case_open(attention_case *c, const attention_spec *spec, uint64_t seed) {
   c->qkv = random_floats(c, c->qkv_count, seed + 2);
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t d = 0; d < q; d++)
-      c->qkv[t * stride + d] *= spec->gain > 0 ? spec->gain : 2;
-  c->d_qkv = unset_floats(c, c->qkv_count);
+      c->qkv[t * stride + d] = test_round(device, c->qkv[t * stride + d] * (spec->gain > 0 ? spec->gain : 2));
+  c->d_o = random_floats(c, tokens * q, seed + 3);
+  nn_act *qkv = test_acts(device, c->qkv, c->qkv_count), *d_qkv = test_acts(device, NULL, c->qkv_count);
   c->op = (nats_attention){.batch = spec->batch,
                            .length = spec->length,
                            .heads = spec->heads,
                            .kv_heads = spec->kv_heads,
                            .head_size = spec->head_size,
                            .scale = (float)(1 / sqrt(spec->head_size)),
-                           .q = c->qkv,
-                           .k = c->qkv + q,
-                           .v = c->qkv + q + kv,
+                           .q = qkv,
+                           .k = nn_act_at(device, qkv, q),
+                           .v = nn_act_at(device, qkv, q + kv),
                            .token_stride = stride,
                            .expiry = c->types.expiry,
-                           .o = unset_floats(c, tokens * q),
-                           .lse = unset_floats(c, tokens * spec->heads),
-                           .d_o = random_floats(c, tokens * q, seed + 3),
-                           .dq = c->d_qkv,
-                           .dk = c->d_qkv + q,
-                           .dv = c->d_qkv + q + kv,
+                           .o = test_acts(device, NULL, tokens * q),
+                           .lse = test_floats(device, NULL, row_count(c)),
+                           .d_o = test_acts(device, c->d_o, tokens * q),
+                           .dq = d_qkv,
+                           .dk = nn_act_at(device, d_qkv, q),
+                           .dv = nn_act_at(device, d_qkv, q + kv),
                            .chunk = spec->chunk,
                            .window = spec->window,
                            .types = c->types.types,
-                           .dtypes = unset_floats(c, (int64_t)spec->batch * spec->kv_heads * c->chunks * 3),
+                           .dtypes = test_floats(device, NULL, type_count(c) * 3),
                            .type_grad_clip = spec->clip,
                            .type_grad_rows = spec->rows > 0 ? spec->rows : 1,
                            .seed = seed};
 }
 
-void case_close(attention_case *c) {
-  const void *all[] = {c->types.logits, c->types.types, c->types.expiry, c->qkv,      c->d_qkv,
-                       c->op.o,         c->op.lse,      c->op.d_o,       c->op.dtypes};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-    nn_device_free(c->device, (void *)all[i]);
-  nn_device_close(c->device);
+float *case_read_dtypes(const attention_case *c) {
+  return test_read_floats(c->device, c->op.dtypes, type_count(c) * 3);
+}
+
+void case_read(attention_case *c) {
+  c->o = test_read_acts(c->device, c->op.o, row_count(c) * c->spec.head_size);
+  c->lse = test_read_floats(c->device, c->op.lse, row_count(c));
+  c->d_qkv = test_read_acts(c->device, c->op.dq, c->qkv_count);
+  c->dtypes = case_read_dtypes(c);
 }
 
 void case_run(attention_case *c, bool want_types) {
@@ -123,6 +133,7 @@ void case_run(attention_case *c, bool want_types) {
     op.dtypes = NULL;
   MUST(nats_attention_forward(c->device, &op));
   MUST(nats_attention_backward(c->device, &op));
+  case_read(c);
 }
 
 // [T, heads, D] of one sequence in float64
@@ -137,14 +148,15 @@ static double *widen(const attention_case *c, const float *from, int64_t stride,
 
 reference case_reference(const attention_case *c, int32_t batch) {
   const attention_spec *s = &c->spec;
-  const int64_t stride = c->op.token_stride, first = (int64_t)batch * s->length * stride;
-  const int64_t dense = (int64_t)s->heads * s->head_size;
+  const int64_t stride = c->op.token_stride;
+  const int64_t dense = (int64_t)s->heads * s->head_size, kv = (int64_t)s->kv_heads * s->head_size;
+  const float *qkv = c->qkv + (int64_t)batch * s->length * stride;
   const size_t queries = (size_t)(s->length * dense);
   const size_t keys = (size_t)s->length * (size_t)s->kv_heads * (size_t)s->head_size;
   const int64_t chunks = (int64_t)s->kv_heads * c->chunks;
   double *weights = calloc((size_t)chunks * 3, sizeof *weights);
   for (int64_t a = 0; a < chunks; a++)
-    weights[a * 3 + c->op.types[batch * chunks + a]] = 1;
+    weights[a * 3 + c->type[batch * chunks + a]] = 1;
   reference r = {.heads = s->heads,
                  .kv_heads = s->kv_heads,
                  .length = s->length,
@@ -152,10 +164,10 @@ reference case_reference(const attention_case *c, int32_t batch) {
                  .chunk = s->chunk,
                  .window = s->window,
                  .clip = (double)s->clip,
-                 .q = widen(c, (const float *)c->op.q + first, stride, s->heads),
-                 .k = widen(c, (const float *)c->op.k + first, stride, s->kv_heads),
-                 .v = widen(c, (const float *)c->op.v + first, stride, s->kv_heads),
-                 .d_o = widen(c, (const float *)c->op.d_o + batch * s->length * dense, dense, s->heads),
+                 .q = widen(c, qkv, stride, s->heads),
+                 .k = widen(c, qkv + dense, stride, s->kv_heads),
+                 .v = widen(c, qkv + dense + kv, stride, s->kv_heads),
+                 .d_o = widen(c, c->d_o + batch * s->length * dense, dense, s->heads),
                  .weights = weights,
                  .o = malloc(queries * sizeof(double)),
                  .dq = malloc(queries * sizeof(double)),
@@ -175,13 +187,10 @@ void reference_free(reference *r) {
 }
 
 float *case_results(const attention_case *c, size_t *bytes) {
-  const attention_spec *s = &c->spec;
-  const int64_t rows = (int64_t)s->batch * s->length * s->heads;
-  const int64_t counts[] = {rows * s->head_size, rows, c->qkv_count,
-                            (int64_t)s->batch * s->kv_heads * c->chunks * 3};
-  const float *parts[] = {c->op.o, c->op.lse, c->d_qkv, c->op.dtypes};
+  const int64_t counts[] = {row_count(c) * c->spec.head_size, row_count(c), c->qkv_count, type_count(c) * 3};
+  const float *parts[] = {c->o, c->lse, c->d_qkv, c->dtypes};
   *bytes = (size_t)(counts[0] + counts[1] + counts[2] + counts[3]) * sizeof(float);
-  float *all = malloc(*bytes), *to = all;
+  float *all = test_host(*bytes), *to = all;
   for (int i = 0; i < 4; i++) {
     memcpy(to, parts[i], (size_t)counts[i] * sizeof(float));
     to += counts[i];

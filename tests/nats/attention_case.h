@@ -1,10 +1,12 @@
-// A random case of masked attention: inputs in float32, the operators on the CPU, and the same in float64.
+// A random case of masked attention: inputs in the compute type of a device, the operators on that device,
+// and the same in float64.
 #pragma once
 
 #include <criterion/criterion.h>
 
 #include "nats/attention.h"
 #include "reference.h"
+#include "tests/device.h"
 
 #define MUST(expression) cr_assert_eq((expression), NN_OK, "%s (%s)", nn_error_text(), nn_error_place())
 
@@ -22,19 +24,28 @@ typedef struct {
 typedef struct {
   attention_spec spec;
   nn_device *device;
-  int32_t chunks; // n
-  nats_types types;
-  nats_attention op;
+  int32_t chunks;    // n
+  nats_types types;  // device memory
+  nats_attention op; // device memory
   int64_t qkv_count; // elements of the packed rows [B, T, token_stride]
-  float *qkv, *d_qkv;
+  // what lies on the device, in host memory
+  float *qkv, *d_o;
+  uint8_t *type;                   // [B, Hk, n]
+  int32_t *expiry;                 // [B, Hk, T]
+  float *o, *lse, *d_qkv, *dtypes; // NULL before case_run or case_read
 } attention_case;
 
-// Random inputs; types by way of logits, expiries from nats_types_forward. Outputs hold NaN.
-void case_open(attention_case *c, const attention_spec *spec, uint64_t seed);
-void case_close(attention_case *c);
+// Random inputs; types by way of logits, expiries from nats_types_forward. Outputs hold NaN. Memory is freed
+// after the test (tests/device.h).
+void case_open(attention_case *c, nn_device *device, const attention_spec *spec, uint64_t seed);
 
-// Both passes. `want_types`: with the gradient of the types.
+// Whether a stand-in for a GPU would take too long.
+bool case_is_large(const nn_device *device, const attention_spec *spec);
+
+// Both passes and case_read. `want_types`: with the gradient of the types.
 void case_run(attention_case *c, bool want_types);
+void case_read(attention_case *c);
+float *case_read_dtypes(const attention_case *c);
 
 // Sequence `batch` in float64, both passes done.
 reference case_reference(const attention_case *c, int32_t batch);

@@ -21,6 +21,14 @@ static const attention_spec SPEC = {.name = "rows",
                                     .clip = 1,
                                     .rows = .4f};
 
+// bf16 takes the kernels on tensor cores.
+static attention_spec spec_for(const nn_device *device) {
+  attention_spec spec = SPEC;
+  if (test_is_bf16(device))
+    spec.head_size = 64;
+  return spec;
+}
+
 static int64_t entries(const attention_case *c) {
   return (int64_t)c->spec.kv_heads * c->chunks * 3;
 }
@@ -29,33 +37,33 @@ static int64_t entries(const attention_case *c) {
 static void add_draw(attention_case *c, int64_t step, double *sum, double *squares) {
   c->op.step = step;
   MUST(nats_attention_backward(c->device, &c->op));
+  const float *dtypes = case_read_dtypes(c);
   for (int64_t i = 0; i < entries(c); i++) {
-    sum[i] += (double)c->op.dtypes[i];
-    squares[i] += (double)c->op.dtypes[i] * (double)c->op.dtypes[i];
+    sum[i] += (double)dtypes[i];
+    squares[i] += (double)dtypes[i] * (double)dtypes[i];
   }
 }
 
-static void whole_gradient(const attention_case *c, float *out) {
+static const float *whole_gradient(const attention_case *c) {
   nats_attention op = c->op;
   op.type_grad_rows = 1;
-  op.dtypes = out;
   MUST(nats_attention_backward(c->device, &op));
+  return case_read_dtypes(c);
 }
 
 // What breaks: a run with sampled rows learns types of another loss than one without.
-Test(type_rows, the_mean_over_draws_is_the_whole_gradient) {
+DEVICE_TEST(type_rows, the_mean_over_draws_is_the_whole_gradient) {
   for (int chunk = 1; chunk <= 3; chunk += 2) {
-    attention_spec spec = SPEC;
+    attention_spec spec = spec_for(device);
     spec.chunk = chunk;
     const uint64_t seed = fresh_seed();
     attention_case c;
-    case_open(&c, &spec, seed);
+    case_open(&c, device, &spec, seed);
     case_run(&c, true);
     const size_t count = (size_t)entries(&c);
     double *sum = calloc(count, sizeof *sum), *squares = calloc(count, sizeof *squares);
-    float *whole = calloc(count, sizeof *whole);
-    whole_gradient(&c, whole);
-    const int draws = 600;
+    const float *whole = whole_gradient(&c);
+    const int draws = test_is_emulated(device) ? 60 : 600;
     for (int step = 0; step < draws; step++)
       add_draw(&c, step, sum, squares);
     double largest = 0;
@@ -73,45 +81,42 @@ Test(type_rows, the_mean_over_draws_is_the_whole_gradient) {
     cr_expect_gt(varying, (int)count / 10, "the draws do not differ");
     free(sum);
     free(squares);
-    free(whole);
-    case_close(&c);
   }
 }
 
 // What breaks: sums over visible pairs, which cost nothing extra, become noisy or biased.
-Test(type_rows, visible_sums_do_not_vary) {
+DEVICE_TEST(type_rows, visible_sums_do_not_vary) {
   const uint64_t seed = fresh_seed();
   attention_case c;
-  case_open(&c, &SPEC, seed);
+  const attention_spec spec = spec_for(device);
+  case_open(&c, device, &spec, seed);
   case_run(&c, true);
-  float *whole = calloc((size_t)entries(&c), sizeof *whole);
-  whole_gradient(&c, whole);
+  const float *whole = whole_gradient(&c);
   double largest = 0;
   for (int64_t i = 0; i < entries(&c); i++)
     largest = fmax(largest, fabs((double)whole[i]));
-  for (int step = 0; step < 20; step++) {
+  for (int step = 0; step < (test_is_emulated(device) ? 3 : 20); step++) {
     c.op.step = step;
     MUST(nats_attention_backward(c.device, &c.op));
+    const float *dtypes = case_read_dtypes(&c);
     for (int64_t a = 0; a < entries(&c) / 3; a++) {
-      const int type = c.op.types[a];
+      const int type = c.type[a];
       for (int other = type == NATS_GLOBAL ? NATS_LOCAL : type; other < NATS_TYPES; other++)
         if (type == NATS_GLOBAL || other == type)
-          cr_expect_float_eq(c.op.dtypes[a * 3 + other], whole[a * 3 + other], 1e-5 * largest,
+          cr_expect_float_eq(dtypes[a * 3 + other], whole[a * 3 + other], 1e-5 * largest,
                              "token %d of type %d, entry %d, seed %llu", (int)a, type, other,
                              (unsigned long long)seed);
     }
   }
-  free(whole);
-  case_close(&c);
 }
 
 // What breaks: the default, all rows, depends on the seed of a choice that it does not make.
-Test(type_rows, all_rows_know_no_chance) {
-  attention_spec spec = SPEC;
+DEVICE_TEST(type_rows, all_rows_know_no_chance) {
+  attention_spec spec = spec_for(device);
   spec.rows = 1;
   attention_case c;
   size_t bytes;
-  case_open(&c, &spec, fresh_seed());
+  case_open(&c, device, &spec, fresh_seed());
   case_run(&c, true);
   float *once = case_results(&c, &bytes);
   c.op.seed++;
@@ -120,32 +125,27 @@ Test(type_rows, all_rows_know_no_chance) {
   case_run(&c, true);
   float *again = case_results(&c, &bytes);
   cr_expect_arr_eq(once, again, bytes);
-  free(once);
-  free(again);
-  case_close(&c);
 }
 
 // What breaks: two layers, or two steps, always look at the same rows.
-Test(type_rows, layers_and_steps_draw_differently) {
+DEVICE_TEST(type_rows, layers_and_steps_draw_differently) {
   attention_case c;
-  case_open(&c, &SPEC, fresh_seed());
+  const attention_spec spec = spec_for(device);
+  case_open(&c, device, &spec, fresh_seed());
   case_run(&c, true);
   const size_t bytes = (size_t)entries(&c) * sizeof(float);
-  float *first = malloc(bytes);
-  memcpy(first, c.op.dtypes, bytes);
+  const float *first = c.dtypes;
   bool by_layer = false, by_step = false;
   for (int i = 1; i <= 20; i++) { // 10 pairs of blocks: the same 20 times in a row has a chance of 1e-20
     c.op.layer = i;
     c.op.step = 0;
     MUST(nats_attention_backward(c.device, &c.op));
-    by_layer |= memcmp(first, c.op.dtypes, bytes) != 0;
+    by_layer |= memcmp(first, case_read_dtypes(&c), bytes) != 0;
     c.op.layer = 0;
     c.op.step = i;
     MUST(nats_attention_backward(c.device, &c.op));
-    by_step |= memcmp(first, c.op.dtypes, bytes) != 0;
+    by_step |= memcmp(first, case_read_dtypes(&c), bytes) != 0;
   }
   cr_expect(by_layer);
   cr_expect(by_step);
-  free(first);
-  case_close(&c);
 }

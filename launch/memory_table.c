@@ -20,9 +20,9 @@ int64_t launch_memory_total(const launch_memory_table *table) {
   return total;
 }
 
-void launch_memory_print(const launch_memory_table *table) {
+void launch_memory_print(const launch_memory_table *table, const char *title) {
   char text[LAUNCH_DURATION];
-  nn_info("memory of a rank, as planned");
+  nn_info("%s", title);
   for (int32_t i = 0; i < table->count; i++)
     nn_info("  %-28s %12s", table->rows[i].what, launch_bytes(table->rows[i].bytes, text));
   nn_info("  %-28s %12s", "total", launch_bytes(launch_memory_total(table), text));

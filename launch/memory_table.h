@@ -15,7 +15,7 @@ typedef struct {
 
 void launch_memory_add(launch_memory_table *table, const char *what, int64_t bytes);
 int64_t launch_memory_total(const launch_memory_table *table);
-void launch_memory_print(const launch_memory_table *table); // rank 0, standard error
+void launch_memory_print(const launch_memory_table *table, const char *title); // rank 0, standard error
 
 // Resident memory of this process: now, and at its highest (VmRSS and VmHWM of /proc/self/status). 0 where
 // the system does not tell.

@@ -121,6 +121,9 @@ static void print_json(const launch_trainer *t, const train_report *report) {
   json_object_set_new(object, "memory_peak_bytes", json_integer((json_int_t)report->peak));
   json_object_set_new(object, "memory_planned_bytes",
                       json_integer((json_int_t)launch_memory_total(&t->memory)));
+  if (nn_device_get_kind(t->device) != NN_DEVICE_CPU)
+    json_object_set_new(object, "gpu_memory_planned_bytes",
+                        json_integer((json_int_t)launch_memory_total(&t->gpu_memory)));
   json_dumpf(object, stdout, JSON_REAL_PRECISION(9));
   fputc('\n', stdout);
   json_decref(object);

@@ -9,6 +9,7 @@
 #include "dist/stop.h"
 #include "launch/blas_core.h"
 #include "launch/device.h"
+#include "nn/gpus.h"
 #include "nn/log.h"
 
 // ---- data ----
@@ -79,10 +80,28 @@ static nn_status make_batch(launch_trainer *t) {
 // What Open MPI takes beside a copy of every bucket under way, as measured with 2 and 3 ranks of one machine.
 enum { TRANSPORT = 16 << 20 };
 
-// Printed before any of it is taken: whoever runs out of memory wants to have seen it.
+static nn_status print_plan(const launch_trainer *t) {
+  char text[LAUNCH_DURATION];
+  int64_t available = 0, all = 0, wanted = launch_memory_total(&t->gpu_memory);
+  if (wanted == 0) {
+    launch_memory_print(&t->memory, "memory of a rank, as planned");
+    return NN_OK;
+  }
+  NN_TRY(nn_device_memory(t->device, &available, &all));
+  launch_memory_print(&t->gpu_memory, "GPU memory of a rank, as planned");
+  nn_info("  %-28s %12s", "free now", launch_bytes(available, text));
+  if (wanted > available)
+    nn_warn("this rank's GPU has less memory free than planned: a smaller train.micro_batch takes less");
+  launch_memory_print(&t->memory, "host memory of a rank, as planned");
+  return NN_OK;
+}
+
+// Printed before any of it is taken: whoever runs out of memory wants to have seen it. What CUDA and NCCL
+// take on a GPU for themselves is not in it.
 static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) {
   const launch_config *config = &t->config;
-  launch_memory_table *table = &t->memory;
+  bool gpu = nn_device_get_kind(t->device) != NN_DEVICE_CPU;
+  launch_memory_table *table = gpu ? &t->gpu_memory : &t->memory;
   nn_param_table params = {0};
   nats_model_memory passes;
   int32_t micro_batch = launch_learner_micro_batch(config, t->world), ranks = dist_size(t->world);
@@ -93,7 +112,8 @@ static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) 
   int64_t copy = act == sizeof(float) ? 0 : params.total * (int64_t)act;
   int64_t share = (config->train.batch + ranks - 1) / ranks;
   int64_t writers = config->checkpoint.writers < ranks ? config->checkpoint.writers : ranks;
-  int64_t bucket = (int64_t)(config->dist.bucket_mib * (1 << 20));
+  int64_t bucket = launch_learner_bucket_bytes(config, t->device);
+  bool packed = gpu && ranks > 1 && strcmp(config->dist.gradients, "bf16") == 0;
   nn_param_table_free(&params);
 
   launch_memory_add(table, "parameters", arena + copy);
@@ -101,14 +121,16 @@ static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) 
   launch_memory_add(table, "moments", 2 * arena);
   launch_memory_add(table, "activations", passes.activations);
   launch_memory_add(table, "workspace", passes.workspace);
+  if (packed)
+    launch_memory_add(table, "gradients as bf16", (arena < bucket ? arena : bucket) / 2);
+  table = &t->memory;
   launch_memory_add(table, "data", share * config->train.length * 2 * (int64_t)sizeof(int32_t));
-  if (ranks > 1)
+  if (ranks > 1 && !gpu)
     launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 2 * bucket ? arena : 2 * bucket));
   launch_memory_add(table, "checkpoint snapshot", 3 * arena / writers);
   launch_memory_add(table, "program and libraries", launch_memory_resident());
   nn_info("%d rank%s of %s", ranks, ranks > 1 ? "s" : "", nn_device_describe(t->device));
-  launch_memory_print(table);
-  return NN_OK;
+  return print_plan(t);
 }
 
 // ---- the run folder ----

@@ -38,7 +38,8 @@ typedef struct {
   launch_metrics metrics;
   launch_progress progress;
   launch_plot plot;
-  launch_memory_table memory;
+  launch_memory_table memory;     // of the host
+  launch_memory_table gpu_memory; // empty where the CPU computes
 
   // The run so far; in every checkpoint.
   int64_t step; // steps done

@@ -178,7 +178,7 @@ int run_program(int ranks, const char *arguments, char **out, char **err) {
   size_t bytes;
   append(command, sizeof command, "cd '");
   append(command, sizeof command, run_folder);
-  append(command, sizeof command, "' && export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 && ");
+  append(command, sizeof command, "' && export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= && ");
   if (ranks > 0) {
     snprintf(number, sizeof number, "%d ", ranks);
     append(command, sizeof command, "bash '" TEST_SOURCE "/tests/ranks.sh' ");

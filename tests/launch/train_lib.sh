@@ -23,6 +23,10 @@ fail() {
   exit 1
 }
 
+# On the CPU, unless NATSFORMER_TEST_DEVICE=cuda: what these tests compare is only there the same to the bit.
+device=${NATSFORMER_TEST_DEVICE:-cpu}
+[ "$device" = cuda ] || export CUDA_VISIBLE_DEVICES=
+
 # train RANKS SETTINGS...: the exit code in $status, the output in $log. Hanging is a failure. 0 ranks: one
 # process without mpirun, which needs seconds to end after a failure.
 train() {
@@ -117,7 +121,7 @@ prepare() {
     fail 'no data set'
   cat >"$work/config.yaml" <<END
 run: $work/run
-device: ${NATSFORMER_TEST_DEVICE:-cpu}
+device: $device
 data: {path: $work/data}
 model: {layers: 2, width: 32, heads: 2, window: 4}
 nats: {type_warmup: 0.2, lambda_ramp: 0.2, lambda: 0.1}

@@ -30,7 +30,7 @@ static void remove_cases(void) {
 // The exit code of `verify PATH OPTIONS`; what it prints to `output` (both streams where `errors`).
 static int verify(const char *options, bool errors, char *output, size_t room) {
   char command[1024];
-  snprintf(command, sizeof command, "'%s' verify '%s' %s %s", TEST_PROGRAM, path, options,
+  snprintf(command, sizeof command, "CUDA_VISIBLE_DEVICES= '%s' verify '%s' %s %s", TEST_PROGRAM, path, options,
            errors ? "2>&1" : "2>/dev/null");
   FILE *pipe = popen(command, "r");
   cr_assert_not_null(pipe);

@@ -60,9 +60,12 @@ natsformer_apt() {
 }
 
 natsformer_build() {
-  local preset=$1 tests=$2 folder="$natsformer_root/build/$1" options=() log
+  local preset=$1 tests=$2 folder="$natsformer_root/build/$1" options=() log log_line
   shift 2
   command -v cmake >/dev/null || natsformer_fail "cmake is missing"
+  if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then # where NVIDIA's own packages put it
+    PATH=$PATH:/usr/local/cuda/bin
+  fi
   # The generator of a folder cannot be changed.
   if [ ! -f "$folder/CMakeCache.txt" ] && command -v ninja >/dev/null; then
     options+=(-G Ninja)
@@ -77,6 +80,9 @@ natsformer_build() {
     grep -E -A 8 'error|Error|FAILED' "$log" | head -n 60 >&2
     natsformer_fail "the build failed; its whole output is in $log"
   fi
+  while read -r log_line; do
+    natsformer_say "$preset: $log_line"
+  done < <(sed -nE 's/^-- (CPU only|CUDA [0-9]|NCCL)/\1/p' "$log")
   rm -f "$log"
 }
 

@@ -2,6 +2,8 @@
 # Installs what is missing, builds, and runs the tests.
 #   bash tests/run.sh          all tests of the release build, then the unit tests under two sanitizers
 #   bash tests/run.sh --long   also the long ones: soak, kill and comparison runs
+# Where nvcc is found the release build has the CUDA code too, and where a GPU is visible its tests run there;
+# each build says which it is. The sanitizers' builds are for the CPU.
 # Ends with 0 only when everything passed. A single test: ctest --test-dir build/release -R NAME.
 set -uo pipefail
 # shellcheck source=launch/install.sh

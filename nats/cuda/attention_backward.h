@@ -16,6 +16,7 @@ template <int D> struct nats_backward_shape {
   static constexpr int TILE = 64, PIECES = D / 8;
   static constexpr int BANDS = D == 64 ? 2 : 1, PART = 32;
   static constexpr int WARP_ROWS = 16 * BANDS, ROWS = WARPS * WARP_ROWS;
+  static_assert(THREADS == 2 * TILE && PART == NN_WARP, "a thread a number of two tiles, a lane a column");
 };
 
 #define NATS_LOG2_E 1.4426950408889634f

@@ -13,7 +13,7 @@ template <int D> struct keys_shared {
   using shape = nats_backward_shape<D>;
   nn_bf16 k[shape::ROWS * D], v[shape::ROWS * D];         // each warp reads its own rows alone
   nn_bf16 q[2][shape::TILE * D], d_o[2][shape::TILE * D]; // of two blocks of queries
-  float lse[2][shape::TILE], delta[2][shape::TILE];
+  float stats[2][shape::THREADS];                         // their lse, then their delta: a thread each
   int32_t position[shape::ROWS], expiry[shape::ROWS];
   nats_key_rows rows[shape::ROWS]; // of here down with types only
   float own[shape::ROWS];
@@ -83,7 +83,7 @@ template <int D> __device__ static void walk_on(const keys_shared<D> &shared, in
   at->block = max(at->block, shared.position[at->oldest] / TILE);
 }
 
-// Starts copying q and do of a block; returns this thread's number of lse or delta, the other half's.
+// Starts copying q and do of a block; returns this thread's number of its `stats`.
 template <int D>
 __device__ static float load_block(const nats_cuda_attention &a, int32_t sequence, query_walk at,
                                    nn_bf16 *q_tile, nn_bf16 *do_tile) {
@@ -219,8 +219,8 @@ __device__ static void add_part(const nats_cuda_attention &a, key_band<D> &band,
   for (int n = 0; n < shape::PART / 8; n++)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const float lse = shared.lse[buffer][query + 8 * n + column + e];
-      const float delta = shared.delta[buffer][query + 8 * n + column + e];
+      const float lse = shared.stats[buffer][query + 8 * n + column + e];
+      const float delta = shared.stats[buffer][shape::TILE + query + 8 * n + column + e];
 #pragma unroll
       for (int m = 0; m < shape::BANDS; m++)
 #pragma unroll
@@ -343,7 +343,7 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   float stat = load_block<D>(a, sequence, at, shared.q[0], shared.d_o[0]);
   nats_copy_commit();
   for (int buffer = 0; at.head < heads_end; buffer ^= 1) {
-    ((int)threadIdx.x < shape::TILE ? shared.lse : shared.delta)[buffer][threadIdx.x % shape::TILE] = stat;
+    shared.stats[buffer][threadIdx.x] = stat;
     nats_copy_wait<0>();
     __syncthreads(); // this block has come, and all are done with the one before
     const query_walk now = at;

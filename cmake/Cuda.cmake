@@ -5,7 +5,17 @@ set_property(CACHE NATSFORMER_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(natsformer_cuda_wish "${NATSFORMER_CUDA}")
 set(NATSFORMER_CUDA OFF) # from here on: whether this build has it
 
-if(NATSFORMER_SANITIZE AND natsformer_cuda_wish STREQUAL "AUTO")
+option(NATSFORMER_EMULATE_CUDA "Run the CUDA kernels on the CPU, for tests (tests/emulator)" OFF)
+mark_as_advanced(NATSFORMER_EMULATE_CUDA)
+
+if(NATSFORMER_EMULATE_CUDA)
+  # The .cu files are compiled as C++, with tests/emulator/include in the place of CUDA's headers.
+  set(NATSFORMER_CUDA ON)
+  set(NATSFORMER_NCCL OFF)
+  add_library(natsformer_cuda INTERFACE)
+  target_link_libraries(natsformer_cuda INTERFACE natsformer_emulator)
+  message(STATUS "CUDA is emulated on the CPU: for tests alone")
+elseif(NATSFORMER_SANITIZE AND natsformer_cuda_wish STREQUAL "AUTO")
   message(STATUS "CPU only: sanitizer builds leave CUDA out unless NATSFORMER_CUDA=ON")
 elseif(natsformer_cuda_wish)
   # Code for Ampere and Hopper (with Hopper's own instructions), and PTX that newer GPUs compile at start.
@@ -31,7 +41,7 @@ else()
   message(STATUS "CPU only: NATSFORMER_CUDA is OFF")
 endif()
 
-if(NATSFORMER_CUDA)
+if(NATSFORMER_CUDA AND NOT NATSFORMER_EMULATE_CUDA)
   # ${CUDAToolkit_LIBRARY_DIR} and its neighbours: some CUDA trees bring NCCL along, where no package exists.
   set(natsformer_nccl_hints ${NCCL_ROOT} $ENV{NCCL_ROOT} $ENV{NCCL_HOME} ${CUDAToolkit_LIBRARY_ROOT}
                             ${CUDAToolkit_LIBRARY_DIR}/.. ${CUDAToolkit_BIN_DIR}/..)

@@ -32,6 +32,13 @@ function(natsformer_room name)
     list(APPEND ROOM_SOURCES ${ROOM_CUDA})
     list(APPEND ROOM_USES natsformer_cuda)
   endif()
+  if(NATSFORMER_EMULATE_CUDA)
+    # As nvcc reads them: types may alias, and its pragmas mean something.
+    set(emulated ${ROOM_CUDA})
+    list(FILTER emulated INCLUDE REGEX "\\.cu$")
+    set_source_files_properties(${emulated} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+      "-fno-strict-aliasing;-Wno-pedantic;-Wno-shadow;-Wno-unknown-pragmas;-Wno-sign-compare")
+  endif()
   add_library(${name} STATIC ${ROOM_SOURCES})
   target_link_libraries(${name} PUBLIC natsformer_options ${ROOM_USES})
 endfunction()

@@ -1,0 +1,212 @@
+// cuBLASLt's products by plain loops: operands are packed to float32, sums are float32 in the order of k.
+#include <cublasLt.h>
+
+#include <new>
+#include <string.h>
+#include <vector>
+
+struct emulator_blas {
+  int unused;
+};
+struct emulator_matmul {
+  cublasOperation_t transpose_a, transpose_b;
+  cublasLtEpilogue_t epilogue;
+  cublasLtPointerMode_t pointer_mode;
+  const void *bias;
+  int bias_type; // a cudaDataType_t, or -1: that of d
+};
+struct emulator_layout {
+  cudaDataType type;
+  uint64_t rows, columns;
+  int64_t leading;
+  cublasLtOrder_t order;
+  int32_t batches;
+  int64_t batch_stride;
+};
+struct emulator_preference {
+  uint64_t workspace;
+};
+
+static size_t size_of(cudaDataType type) { return type == CUDA_R_16BF ? 2 : 4; }
+
+static float load(const void *base, cudaDataType type, int64_t index) {
+  uint32_t bits;
+  if (type == CUDA_R_16BF)
+    bits = static_cast<uint32_t>(static_cast<const uint16_t *>(base)[index]) << 16;
+  else
+    bits = static_cast<const uint32_t *>(base)[index];
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static void store(void *base, cudaDataType type, int64_t index, float value) {
+  if (type != CUDA_R_16BF) {
+    static_cast<float *>(base)[index] = value;
+    return;
+  }
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  static_cast<uint16_t *>(base)[index] =
+      static_cast<uint16_t>(value != value ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Where (row, column) of a layout lies.
+static int64_t index_of(const emulator_layout *x, int64_t row, int64_t column) {
+  return x->order == CUBLASLT_ORDER_COL ? row + column * x->leading : row * x->leading + column;
+}
+
+// op(x) as [outer, k], k fastest: rows of a, columns of b.
+static std::vector<float> pack(const void *base, const emulator_layout *x, bool rows_are_outer, int64_t outer,
+                               int64_t k) {
+  std::vector<float> packed(static_cast<size_t>(outer * k));
+  for (int64_t i = 0; i < outer; i++)
+    for (int64_t j = 0; j < k; j++)
+      packed[static_cast<size_t>(i * k + j)] =
+          load(base, x->type, rows_are_outer ? index_of(x, i, j) : index_of(x, j, i));
+  return packed;
+}
+
+template <typename T> static cublasStatus_t set(T *field, const void *value, size_t bytes) {
+  if (bytes != sizeof *field)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  memcpy(field, value, bytes);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+template <typename T> static cublasStatus_t create(T **out, const T &value) {
+  *out = new (std::nothrow) T(value);
+  return *out != nullptr ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
+}
+
+template <typename T> static cublasStatus_t destroy(T *object) {
+  delete object;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+extern "C" {
+
+const char *cublasLtGetStatusString(cublasStatus_t status) {
+  switch (status) {
+  case CUBLAS_STATUS_SUCCESS: return "success";
+  case CUBLAS_STATUS_ALLOC_FAILED: return "the resource allocation failed";
+  case CUBLAS_STATUS_INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+  case CUBLAS_STATUS_NOT_SUPPORTED: return "the functionality is not supported";
+  default: return "an error of the emulated cuBLASLt";
+  }
+}
+const char *cublasGetStatusString(cublasStatus_t status) { return cublasLtGetStatusString(status); }
+const char *cublasLtGetStatusName(cublasStatus_t status) { return cublasLtGetStatusString(status); }
+size_t cublasLtGetVersion(void) { return CUDART_VERSION * 10; }
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) { return create(handle, {}); }
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy(handle); }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t, cudaDataType_t) {
+  return create(
+      desc, {CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_POINTER_MODE_HOST, nullptr, -1});
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+                                              cublasLtMatmulDescAttributes_t attribute, const void *value,
+                                              size_t bytes) {
+  switch (attribute) {
+  case CUBLASLT_MATMUL_DESC_POINTER_MODE: return set(&desc->pointer_mode, value, bytes);
+  case CUBLASLT_MATMUL_DESC_TRANSA: return set(&desc->transpose_a, value, bytes);
+  case CUBLASLT_MATMUL_DESC_TRANSB: return set(&desc->transpose_b, value, bytes);
+  case CUBLASLT_MATMUL_DESC_EPILOGUE: return set(&desc->epilogue, value, bytes);
+  case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return set(&desc->bias, value, bytes);
+  case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return set(&desc->bias_type, value, bytes);
+  }
+  return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { return destroy(desc); }
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows,
+                                          uint64_t columns, int64_t leading) {
+  return create(layout, {type, rows, columns, leading, CUBLASLT_ORDER_COL, 1, 0});
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void *value,
+                                                size_t bytes) {
+  switch (attribute) {
+  case CUBLASLT_MATRIX_LAYOUT_ORDER: return set(&layout->order, value, bytes);
+  case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return set(&layout->batches, value, bytes);
+  case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return set(&layout->batch_stride, value, bytes);
+  }
+  return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return destroy(layout); }
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
+  return create(preference, {0});
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void *value, size_t bytes) {
+  if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+    return set(&preference->workspace, value, bytes);
+  return bytes == sizeof(uint32_t) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+  return destroy(preference);
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int wanted,
+                                              cublasLtMatmulHeuristicResult_t results[], int *found) {
+  if (wanted < 1)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  results[0] = {};
+  *found = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+// d = alpha op(a) op(b) + beta c, and the bias [rows of d] added to every column.
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
+                              const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *, void *, size_t,
+                              cudaStream_t) {
+  const bool turn_a = desc->transpose_a == CUBLAS_OP_T, turn_b = desc->transpose_b == CUBLAS_OP_T;
+  const int64_t m = static_cast<int64_t>(d_layout->rows), n = static_cast<int64_t>(d_layout->columns);
+  const int64_t k = static_cast<int64_t>(turn_a ? a_layout->rows : a_layout->columns);
+  const bool fits = static_cast<int64_t>(turn_a ? a_layout->columns : a_layout->rows) == m &&
+                    static_cast<int64_t>(turn_b ? b_layout->columns : b_layout->rows) == k &&
+                    static_cast<int64_t>(turn_b ? b_layout->rows : b_layout->columns) == n &&
+                    c_layout->rows == d_layout->rows && c_layout->columns == d_layout->columns;
+  for (const emulator_layout *x : {a_layout, b_layout, c_layout, d_layout})
+    if (x->leading < static_cast<int64_t>(x->order == CUBLASLT_ORDER_COL ? x->rows : x->columns) ||
+        x->batches != d_layout->batches)
+      return CUBLAS_STATUS_INVALID_VALUE;
+  if (!fits || m == 0 || n == 0 || k == 0)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
+  const bool with_bias = desc->epilogue == CUBLASLT_EPILOGUE_BIAS;
+  const cudaDataType bias_type =
+      desc->bias_type >= 0 ? static_cast<cudaDataType>(desc->bias_type) : d_layout->type;
+  auto part = [](const void *base, const emulator_layout *x, int32_t batch) {
+    return static_cast<const char *>(base) + batch * x->batch_stride * static_cast<int64_t>(size_of(x->type));
+  };
+  for (int32_t batch = 0; batch < d_layout->batches; batch++) {
+    std::vector<float> left = pack(part(a, a_layout, batch), a_layout, !turn_a, m, k);
+    std::vector<float> right = pack(part(b, b_layout, batch), b_layout, turn_b, n, k);
+    const void *from = part(c, c_layout, batch);
+    void *to = const_cast<char *>(part(d, d_layout, batch));
+    for (int64_t row = 0; row < m; row++)
+      for (int64_t column = 0; column < n; column++) {
+        const float *x = &left[static_cast<size_t>(row * k)], *y = &right[static_cast<size_t>(column * k)];
+        float sum = 0;
+        for (int64_t i = 0; i < k; i++)
+          sum += x[i] * y[i];
+        sum *= by;
+        if (keep != 0)
+          sum += keep * load(from, c_layout->type, index_of(c_layout, row, column));
+        if (with_bias)
+          sum += load(desc->bias, bias_type, row);
+        store(to, d_layout->type, index_of(d_layout, row, column), sum);
+      }
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+}

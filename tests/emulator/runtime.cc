@@ -1,0 +1,196 @@
+// The host functions of the CUDA runtime over host memory.
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROCESSORS = 3, POISON = 0xff, ALIGN = 256 };
+
+static std::map<const char *, size_t> allocations; // device memory: address and bytes
+static cudaError_t last_error = cudaSuccess;
+
+static cudaError_t result(cudaError_t error) {
+  if (error != cudaSuccess)
+    last_error = error;
+  return error;
+}
+
+// True when all of the range lies in one allocation of device memory; *outside: when none of it does.
+static bool on_device(const void *memory, size_t bytes, bool *outside) {
+  const char *begin = static_cast<const char *>(memory);
+  auto after = allocations.upper_bound(begin);
+  *outside = after == allocations.end() || begin + bytes <= after->first;
+  if (after == allocations.begin())
+    return false;
+  auto found = std::prev(after);
+  const char *end = found->first + found->second;
+  if (begin < end)
+    *outside = false;
+  return begin < end && begin + bytes <= end;
+}
+
+static bool range_is(const void *memory, size_t bytes, bool device) {
+  bool outside, inside = on_device(memory, bytes, &outside);
+  if (device ? inside : outside)
+    return true;
+  fprintf(stderr, "emulator: a copy or fill of %zu bytes at %p: not %s\n", bytes, memory,
+          device ? "inside one allocation of device memory" : "host memory");
+  return false;
+}
+
+extern "C" {
+
+const char *cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+  case cudaSuccess: return "no error";
+  case cudaErrorInvalidValue: return "invalid argument";
+  case cudaErrorMemoryAllocation: return "out of memory";
+  case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+  case cudaErrorInvalidDevice: return "invalid device ordinal";
+  default: return "an error of the emulated runtime";
+  }
+}
+const char *cudaGetErrorName(cudaError_t error) { return cudaGetErrorString(error); }
+cudaError_t cudaPeekAtLastError(void) { return last_error; }
+cudaError_t cudaGetLastError(void) {
+  cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int *count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) { return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaGetDevice(int *device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
+  *properties = {};
+  snprintf(properties->name, sizeof properties->name, "emulated GPU");
+  properties->totalGlobalMem = static_cast<size_t>(8) << 30;
+  properties->major = 9;
+  properties->multiProcessorCount = PROCESSORS;
+  properties->sharedMemPerBlockOptin = 227 << 10;
+  properties->sharedMemPerMultiprocessor = 228 << 10;
+  return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
+  cudaDeviceProp p;
+  cudaError_t error = cudaGetDeviceProperties(&p, device);
+  switch (attribute) {
+  case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+    *value = static_cast<int>(p.sharedMemPerBlockOptin);
+    return error;
+  case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return error;
+  case cudaDevAttrComputeCapabilityMajor: *value = p.major; return error;
+  case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return error;
+  }
+  return result(cudaErrorInvalidValue);
+}
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int) {
+  snprintf(text, static_cast<size_t>(size), "0000:00:00.0");
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+  *available = *total = static_cast<size_t>(8) << 30;
+  return cudaSuccess;
+}
+
+// Of exactly that size, so that AddressSanitizer sees the first byte beyond.
+cudaError_t cudaMalloc(void **memory, size_t bytes) {
+  *memory = nullptr;
+  if (bytes == 0)
+    return cudaSuccess;
+  if (posix_memalign(memory, ALIGN, bytes) != 0)
+    return result(cudaErrorMemoryAllocation);
+  memset(*memory, POISON, bytes);
+  allocations[static_cast<const char *>(*memory)] = bytes;
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void *memory) {
+  if (memory != nullptr && allocations.erase(static_cast<const char *>(memory)) == 0)
+    return result(cudaErrorInvalidValue);
+  free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **memory, size_t bytes) {
+  *memory = malloc(bytes > 0 ? bytes : 1);
+  return result(*memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) { return cudaMallocHost(memory, bytes); }
+cudaError_t cudaFreeHost(void *memory) {
+  free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+  if (bytes == 0)
+    return cudaSuccess;
+  bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  if (kind != cudaMemcpyDefault && (!range_is(to, bytes, to_device) || !range_is(from, bytes, from_device)))
+    return result(cudaErrorInvalidValue);
+  memmove(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  return cudaMemcpy(to, from, bytes, kind);
+}
+cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
+  if (bytes == 0)
+    return cudaSuccess;
+  if (!range_is(memory, bytes, true))
+    return result(cudaErrorInvalidValue);
+  memset(memory, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t) {
+  return cudaMemset(memory, value, bytes);
+}
+
+// Streams and events hold nothing: everything is done when it is asked for.
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+  *stream = static_cast<cudaStream_t>(malloc(1));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  free(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+  *event = static_cast<cudaEvent_t>(malloc(1));
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  free(event);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t, cudaEvent_t) {
+  *milliseconds = 0;
+  return cudaSuccess;
+}
+}

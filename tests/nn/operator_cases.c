@@ -9,7 +9,7 @@
 static void embedding_build(operator_case *c) {
   const operator_row *row = c->row;
   add_indices(c, "tokens", row->rows, row->more);
-  add_input(c, "table", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_ADDED);
+  add_input(c, "table", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_PARAMETER);
   add_output(c, "y", TENSOR_ACT, (int64_t)row->rows * row->width);
 }
 
@@ -51,9 +51,9 @@ static void linear_build(operator_case *c) {
   const operator_row *row = c->row;
   add_input(c, "x", TENSOR_ACT, (int64_t)row->rows * row->width, 1.0,
             row->accumulate ? GRADIENT_ADDED : GRADIENT_WRITTEN);
-  add_input(c, "weight", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_ADDED);
+  add_input(c, "weight", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_PARAMETER);
   if (row->bias)
-    add_input(c, "bias", TENSOR_ACT, row->more, 1.0, GRADIENT_ADDED);
+    add_input(c, "bias", TENSOR_ACT, row->more, 1.0, GRADIENT_PARAMETER);
   add_output(c, "y", TENSOR_ACT, (int64_t)row->rows * row->more);
 }
 
@@ -126,9 +126,9 @@ static void norm_build(operator_case *c) {
     add_input(c, "delta", TENSOR_ACT, count, 1.0, GRADIENT_NONE); // its gradient is that of x
     add_output(c, "sum", TENSOR_ACT, count);
   }
-  add_input(c, "weight", TENSOR_ACT, row->width, 1.0, GRADIENT_ADDED);
+  add_input(c, "weight", TENSOR_ACT, row->width, 1.0, GRADIENT_PARAMETER);
   if (row->bias)
-    add_input(c, "bias", TENSOR_ACT, row->width, 1.0, GRADIENT_ADDED);
+    add_input(c, "bias", TENSOR_ACT, row->width, 1.0, GRADIENT_PARAMETER);
   add_output(c, "y", TENSOR_ACT, count);
   add_input(c, "mean", TENSOR_F32, row->rows, 0.0, GRADIENT_NONE); // room for what forward leaves to backward
   add_input(c, "rstd", TENSOR_F32, row->rows, 0.0, GRADIENT_NONE);
@@ -316,7 +316,7 @@ const operator_functions ACTIVATION = {activation_build, activation_reference, a
 static void classifier_build(operator_case *c) {
   const operator_row *row = c->row;
   add_input(c, "x", TENSOR_ACT, (int64_t)row->rows * row->width, 1.0, GRADIENT_WRITTEN);
-  add_input(c, "weight", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_ADDED);
+  add_input(c, "weight", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_PARAMETER);
   tensor *targets = add_indices(c, "targets", row->rows, row->more);
   for (int64_t n = 0; row->unscored && n < row->rows; n++)
     if (n % 3 != 1)

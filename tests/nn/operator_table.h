@@ -10,8 +10,9 @@
 
 typedef enum { TENSOR_ACT, TENSOR_F32, TENSOR_I32 } tensor_type;
 
-// How the operator delivers the gradient of an input.
-typedef enum { GRADIENT_NONE, GRADIENT_WRITTEN, GRADIENT_ADDED } gradient_kind;
+// How the operator delivers the gradient of an input: overwritten, or added to what was there; that of a
+// parameter is float32 on every device.
+typedef enum { GRADIENT_NONE, GRADIENT_WRITTEN, GRADIENT_ADDED, GRADIENT_PARAMETER } gradient_kind;
 
 typedef struct {
   const char *name;

@@ -121,9 +121,12 @@ static void free_case(operator_case *c) {
 
 // ---- between host and device. `from` NULL fills with NaN: what must be overwritten starts poisoned.
 
-// Gradients of parameters are float32 on every device; those of activations are in the compute type.
 static tensor_type slope_type(const tensor *t) {
-  return t->gradient == GRADIENT_ADDED ? TENSOR_F32 : t->type;
+  return t->gradient == GRADIENT_PARAMETER ? TENSOR_F32 : t->type;
+}
+
+static bool is_added(const tensor *t) {
+  return t->gradient == GRADIENT_ADDED || t->gradient == GRADIENT_PARAMETER;
 }
 
 static void upload(const operator_case *c, void *to, tensor_type type, int64_t count, const double *from) {
@@ -162,8 +165,7 @@ static void prepare(const operator_case *c) {
     const tensor *t = &c->tensors[i];
     upload(c, t->memory, t->type, t->count, t->is_output ? NULL : t->value);
     if (t->slope_memory != NULL)
-      upload(c, t->slope_memory, slope_type(t), t->count,
-             t->is_output || t->gradient == GRADIENT_ADDED ? t->slope : NULL);
+      upload(c, t->slope_memory, slope_type(t), t->count, t->is_output || is_added(t) ? t->slope : NULL);
   }
 }
 
@@ -210,7 +212,7 @@ static double expected_slope(const operator_case *c, const tensor *t, int64_t el
   t->value[element] = kept - h;
   double below = loss(c);
   t->value[element] = kept;
-  return (above - below) / (2.0 * h) + (t->gradient == GRADIENT_ADDED ? t->slope[element] : 0.0);
+  return (above - below) / (2.0 * h) + (is_added(t) ? t->slope[element] : 0.0);
 }
 
 static void check_values(const operator_case *c, const tensor *t, const float *found) {
@@ -280,10 +282,10 @@ static void check_row(nn_device *device, const operator_row *row, uint64_t seed)
   free_case(&c);
 }
 
-static void check_table(const char *device_name) {
+static void check_table(const char *name, const char *precision) {
   nn_device *device = NULL;
-  if (nn_device_open(device_name, "auto", 0, &device) == NN_ERR_UNSUPPORTED)
-    cr_skip("this build has no such device, or this machine none");
+  if (nn_device_open(name, precision, 0, &device) == NN_ERR_UNSUPPORTED)
+    cr_skip("%s", nn_error_text()); // which of the two it is: no CUDA in this build, or no GPU
   cr_assert_not_null(device, "%s", nn_error_text());
   uint64_t seed = fresh_seed();
   for (int i = 0; i < OPERATOR_ROW_COUNT; i++)
@@ -292,9 +294,13 @@ static void check_table(const char *device_name) {
 }
 
 Test(operators, cpu) {
-  check_table("cpu");
+  check_table("cpu", "float32");
 }
 
-Test(operators, cuda) {
-  check_table("cuda");
+Test(operators, cuda_float32) {
+  check_table("cuda", "float32");
+}
+
+Test(operators, cuda_bf16) {
+  check_table("cuda", "bf16");
 }

@@ -31,7 +31,7 @@ __host__ __device__ constexpr int slot_rows(int head_size) {
 typedef struct {
   int32_t expiry;
   int32_t second; // `window` of local keys, `local` of window keys
-  int32_t third;  // `ended`
+  int32_t third;  // `ended` of local keys, -1 of others
   int32_t token;
 } key_bounds;
 
@@ -93,7 +93,8 @@ __device__ static void load_bounds(const nats_cuda_attention &a, const hidden_ti
   const int32_t token = a.lists.key[list + tile.first + key];
   const nats_key_rows rows = a.rows[list + token];
   const bool local = tile.key_class == NATS_KEY_LOCAL;
-  keys[key] = {a.lists.until[list + tile.first + key], local ? rows.window : rows.local, rows.ended, token};
+  keys[key] = {a.lists.until[list + tile.first + key], local ? rows.window : rows.local,
+               local ? rows.ended : -1, token};
 }
 
 // K or V of the tile's keys to shared memory, zeros past the last one.

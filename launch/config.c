@@ -162,6 +162,9 @@ nn_status launch_config_model(const launch_config *config, int32_t data_vocab, n
       .type_grad_rows = (float)config->nats.type_grad_rows,
       .scorer_bias = (float)config->nats.scorer_bias,
       .scorer_detach = config->nats.scorer_detach,
+      .recompute = strcmp(config->train.recompute, "block") == 0       ? NATS_RECOMPUTE_BLOCK
+                   : strcmp(config->train.recompute, "attention") == 0 ? NATS_RECOMPUTE_ATTENTION
+                                                                       : NATS_RECOMPUTE_NONE,
   };
   return nats_model_config_check(out);
 }

@@ -60,6 +60,7 @@ typedef struct {
     int32_t batch;       // sequences a step, over all ranks
     int32_t micro_batch; // sequences of one pass on one rank, at most
     int32_t length;      // T, tokens of a sequence
+    char recompute[12];  // none, attention, block
     int32_t max_skipped; // steps in a row with a non-finite gradient before the run fails
   } train;
 

@@ -82,6 +82,7 @@ const launch_key launch_keys[] = {
   WHOLE(train.batch, "32", 1, 1 << 24, FIXED, "sequences of a step, over all ranks"),
   WHOLE(train.micro_batch, "8", 1, 1 << 20, MAY_CHANGE, "sequences of one pass on one rank, at most"),
   WHOLE(train.length, "512", 1, 1 << 24, FIXED, "T: tokens of a sequence"),
+  WORD(train.recompute, "none", "none|attention|block", MAY_CHANGE, "activations that backward computes again instead of keeping them: less memory, more work"),
   WHOLE(train.max_skipped, "10", 1, MANY, MAY_CHANGE, "steps in a row with a non-finite gradient that end the run"),
 
   POSITIVE(optimizer.lr, "0.001", 1000, FIXED, "peak learning rate"),

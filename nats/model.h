@@ -14,6 +14,11 @@
 #include "nn/ops.h"
 #include "nn/params.h"
 
+// What a backward pass computes again from a layer's input instead of having kept it: nothing; normalised
+// input, q, k, v and output of attention; or these and the inside of the MLP. Gradients are the same to the
+// bit where sums of the residual stream are not rounded on their way to memory (float32), else to rounding.
+typedef enum { NATS_RECOMPUTE_NONE, NATS_RECOMPUTE_ATTENTION, NATS_RECOMPUTE_BLOCK } nats_recompute;
+
 typedef struct {
   int32_t layers;
   int32_t width;     // C
@@ -37,6 +42,7 @@ typedef struct {
   float type_grad_rows;
   float scorer_bias; // initial bias for global
   bool scorer_detach;
+  nats_recompute recompute; // in training; no part of what the model is
 } nats_model_config;
 
 // What is impossible about a configuration, as one line with the field's name; NN_ERR_USAGE.

@@ -100,14 +100,31 @@ static nn_status complete(const nats_model *m, const nn_grad_listener *listener,
   return listener ? listener->ready(listener->context, begin, count) : NN_OK;
 }
 
+// Computes again what a half of a layer's backward pass reads and was not kept. Of the last layer everything
+// is still there.
+static nn_status before_mlp(nats_model *m, int32_t layer) {
+  if (m->config.recompute != NATS_RECOMPUTE_BLOCK || layer == m->config.layers - 1)
+    return NN_OK;
+  NN_TRY(nats_again_attention(m, layer));
+  return nats_again_mlp(m, layer);
+}
+
+static nn_status before_attention(nats_model *m, int32_t layer) {
+  if (m->config.recompute != NATS_RECOMPUTE_ATTENTION || layer == m->config.layers - 1)
+    return NN_OK;
+  return nats_again_attention(m, layer);
+}
+
 nn_status nats_model_backward(nats_model *m, const nn_grad_listener *listener) {
   int64_t end = m->params.table->total;
   NN_TRY(norm_backward(m, m->index.final_norm, &m->final_norm, NULL));
   NN_TRY(complete(m, listener, m->index.final_norm.weight, &end));
   for (int32_t layer = m->config.layers - 1; layer >= 0; layer--) {
     const nats_layer_params *at = &m->index.layers[layer];
+    NN_TRY(before_mlp(m, layer));
     NN_TRY(mlp_backward(m, layer));
     NN_TRY(complete(m, listener, at->mlp_norm.weight, &end));
+    NN_TRY(before_attention(m, layer));
     NN_TRY(attention_backward(m, layer));
     NN_TRY(complete(m, listener, at->attention_norm.weight, &end));
   }

@@ -45,14 +45,27 @@ static nn_status score_types(nats_model *m, int32_t layer) {
   return nats_scorer_forward(m->device, &op);
 }
 
-static nn_status mlp(nats_model *m, int32_t layer) {
+// What attention adds to the stream, and the norm of the sum.
+static nn_status leave_attention(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   const nats_layer_acts *acts = &m->layers[layer];
   const nats_layer_params *at = &m->index.layers[layer];
-  NN_TRY(linear(m, at->up, c->width, nats_up_size(c), acts->mlp_norm.h, acts->up));
+  NN_TRY(linear(m, at->out, nats_query_size(c), c->width, acts->o, m->delta));
+  return norm(m, at->mlp_norm, acts->attention_norm.x, m->delta, &acts->mlp_norm);
+}
+
+static nn_status mlp_inside(nats_model *m, int32_t layer) {
+  const nats_model_config *c = &m->config;
+  const nats_layer_acts *acts = &m->layers[layer];
+  NN_TRY(linear(m, m->index.layers[layer].up, c->width, nats_up_size(c), acts->mlp_norm.h, acts->up));
   nn_activation activation = nats_activation_op(m, acts);
-  NN_TRY(nn_activation_forward(m->device, &activation));
-  return linear(m, at->down, c->mlp_size, c->width, acts->act, m->delta);
+  return nn_activation_forward(m->device, &activation);
+}
+
+static nn_status mlp(nats_model *m, int32_t layer) {
+  const nats_model_config *c = &m->config;
+  NN_TRY(mlp_inside(m, layer));
+  return linear(m, m->index.layers[layer].down, c->mlp_size, c->width, m->layers[layer].act, m->delta);
 }
 
 nn_status nats_model_forward(nats_model *m, nats_mixer mixer) {
@@ -67,13 +80,25 @@ nn_status nats_model_forward(nats_model *m, nats_mixer mixer) {
     NN_TRY(project_qkv(m, layer));
     NN_TRY(score_types(m, layer));
     NN_TRY(mixer.mix(mixer.context, m, layer));
-    NN_TRY(linear(m, at->out, nats_query_size(c), c->width, acts->o, m->delta));
-    NN_TRY(norm(m, at->mlp_norm, acts->attention_norm.x, m->delta, &acts->mlp_norm));
+    NN_TRY(leave_attention(m, layer));
     NN_TRY(mlp(m, layer));
     x = acts->mlp_norm.x;
     delta = m->delta;
   }
   return norm(m, m->index.final_norm, x, delta, &m->final_norm);
+}
+
+nn_status nats_again_attention(nats_model *m, int32_t layer) {
+  const nats_layer_acts *acts = &m->layers[layer];
+  NN_TRY(norm(m, m->index.layers[layer].attention_norm, acts->attention_norm.x, NULL, &acts->attention_norm));
+  NN_TRY(project_qkv(m, layer));
+  nats_attention op = nats_attention_op(m, layer);
+  return nats_attention_forward(m->device, &op);
+}
+
+nn_status nats_again_mlp(nats_model *m, int32_t layer) {
+  NN_TRY(leave_attention(m, layer));
+  return mlp_inside(m, layer);
 }
 
 // Fixed expiries hold for every layer and, while the shape stays, for every pass.

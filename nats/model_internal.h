@@ -43,7 +43,8 @@ typedef struct {
   float *mean, *rstd; // [N]; mean is NULL for RMSNorm
 } nats_norm_acts;
 
-// Activations of a layer. In a model without gradients the layers share all but `types`.
+// Activations of a layer. In a model without gradients the layers share all but `types`; in one with them,
+// what nats_recompute says.
 typedef struct {
   nats_norm_acts attention_norm;
   nn_act *qkv;     // [N, (H + 2 Hk) D], q and k after RoPE
@@ -127,6 +128,12 @@ nn_status nats_model_begin(nats_model *model, const nats_batch *batch, const nat
 // From tokens to the output of the final norm. nats_mix_parallel is attention over the whole sequence.
 nn_status nats_model_forward(nats_model *model, nats_mixer mixer);
 nn_status nats_mix_parallel(void *unused, nats_model *model, int32_t layer);
+
+// The forward pass of a part of a layer once more, from what was kept of it: the input of attention, or also
+// of the MLP, and the types that were drawn. After nats_again_attention, nats_again_mlp may follow; `delta`
+// is overwritten by that one.
+nn_status nats_again_attention(nats_model *model, int32_t layer);
+nn_status nats_again_mlp(nats_model *model, int32_t layer);
 
 // From the final norm's output, whose gradient is in `delta`, to the embedding.
 nn_status nats_model_backward(nats_model *model, const nn_grad_listener *listener);

@@ -2,7 +2,8 @@
 //
 // Training keeps per layer what backward reads: the residual stream and the output of both norms, packed q, k
 // and v, attention's output and lse, types and expiries, and both sides of the MLP's activation. Everything
-// else is shared by the layers, and buffers of different phases of a layer lie on top of each other.
+// else is shared by the layers, and buffers of different phases of a layer lie on top of each other. What
+// backward computes again (nats_recompute) is shared by the layers too; the input of every layer stays.
 #include <stdint.h> // uintptr_t
 #include <stdlib.h> // calloc, free
 
@@ -49,11 +50,19 @@ static sizes sizes_of(const nats_model *m) {
   };
 }
 
-static void lay_norm(arena *a, const sizes *s, nats_norm_acts *norm) {
+static void lay_norm_input(arena *a, const sizes *s, nats_norm_acts *norm) {
   norm->x = take(a, s->rows * s->width, s->act);
+}
+
+static void lay_norm_output(arena *a, const sizes *s, nats_norm_acts *norm) {
   norm->h = take(a, s->rows * s->width, s->act);
   norm->mean = s->layer_norm ? take(a, s->rows, sizeof *norm->mean) : NULL;
   norm->rstd = take(a, s->rows, sizeof *norm->rstd);
+}
+
+static void lay_norm(arena *a, const sizes *s, nats_norm_acts *norm) {
+  lay_norm_input(a, s, norm);
+  lay_norm_output(a, s, norm);
 }
 
 static void lay_attention(arena *a, const sizes *s, nats_layer_acts *acts) {
@@ -81,12 +90,37 @@ static void lay_types(nats_model *m, arena *a, const sizes *s) {
   }
 }
 
+static void share_attention(nats_layer_acts *acts, const nats_layer_acts *from) {
+  nn_act *x = acts->attention_norm.x;
+  acts->attention_norm = from->attention_norm;
+  acts->attention_norm.x = x;
+  acts->qkv = from->qkv;
+  acts->o = from->o;
+  acts->lse = from->lse;
+}
+
+static void share_mlp(nats_layer_acts *acts, const nats_layer_acts *from) {
+  acts->mlp_norm = from->mlp_norm;
+  acts->up = from->up;
+  acts->act = from->act;
+}
+
 static void lay_training_layers(nats_model *m, arena *a, const sizes *s) {
   for (int32_t l = 0; l < m->config.layers; l++) {
-    lay_norm(a, s, &m->layers[l].attention_norm);
-    lay_attention(a, s, &m->layers[l]);
-    lay_norm(a, s, &m->layers[l].mlp_norm);
-    lay_mlp(a, s, &m->layers[l]);
+    nats_layer_acts *acts = &m->layers[l];
+    lay_norm_input(a, s, &acts->attention_norm);
+    if (l > 0 && m->config.recompute != NATS_RECOMPUTE_NONE) {
+      share_attention(acts, &m->layers[0]);
+    } else {
+      lay_norm_output(a, s, &acts->attention_norm);
+      lay_attention(a, s, acts);
+    }
+    if (l > 0 && m->config.recompute == NATS_RECOMPUTE_BLOCK) {
+      share_mlp(acts, &m->layers[0]);
+    } else {
+      lay_norm(a, s, &acts->mlp_norm);
+      lay_mlp(a, s, acts);
+    }
   }
   lay_norm(a, s, &m->final_norm);
   m->dx = m->final_norm.h; // the classifier is done with it when the first gradient of the stream is written

@@ -10,4 +10,4 @@ typedef struct {
   const char *summary;
 } launch_bench_row;
 
-extern const launch_bench_row launch_bench_train, launch_bench_decode;
+extern const launch_bench_row launch_bench_train, launch_bench_attention, launch_bench_decode;

@@ -1,11 +1,12 @@
 // natsformer bench train: the time of a training step, on random tokens. It runs the steps of `train` without
-// data set and run folder.
+// data set and run folder, and says how far the time is from what arithmetic and memory would allow.
 #include <jansson.h> // --json
 #include <stdio.h>
-#include <stdlib.h> // qsort
+#include <stdlib.h>
 #include <string.h>
 
 #include "launch/bench.h"
+#include "launch/bench_machine.h"
 #include "launch/blas_core.h"
 #include "launch/command.h" // launch_fail_alone
 #include "launch/device.h"
@@ -15,7 +16,7 @@
 #include "nn/log.h"
 #include "nn/random.h"
 
-enum { WARM_UP = 2, MOST_STEPS = 10000 };
+enum { WARM_UP = 3, MOST_STEPS = 10000 };
 
 // How tokens are typed: by attention and by the scorer's bias for global, under which the noise decides.
 typedef struct {
@@ -38,6 +39,7 @@ typedef struct {
   const char *path, *types;
   launch_list settings; // key.path=value
   int32_t steps;
+  double tflops, gb_per_s; // ceilings of one device, 0: measure them
   bool json;
 } bench_options;
 
@@ -45,6 +47,9 @@ typedef struct {
   double milliseconds; // median of a step
   double tokens_per_s;
   double kv_fraction; // of the last step
+  // What a step cannot be faster than, where the ceilings are those of the machine.
+  double arithmetic_ms, bytes_ms;
+  double flops_per_token; // model_flops
 } measurement;
 
 // ---- one variant ----
@@ -63,11 +68,6 @@ static void random_batch(const launch_learner *l, int64_t step, int32_t *tokens,
   }
   for (int64_t i = 0; i < l->count; i++)
     sample[i] = step * l->config->train.batch + l->first + i;
-}
-
-static int by_size(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
 }
 
 static nn_status time_steps(launch_learner *l, const nats_batch *share, int32_t *tokens, int32_t *targets,
@@ -105,8 +105,7 @@ static nn_status measure(launch_learner *l, int steps, measurement *out) {
   status = time_steps(l, &share, tokens, targets, sample, seconds, steps, &out->kv_fraction);
   if (status != NN_OK) // other ranks wait inside a step
     launch_fail_alone(l->world, status);
-  qsort(seconds, (size_t)steps, sizeof *seconds, by_size);
-  double median = 0.5 * (seconds[steps / 2] + seconds[(steps - 1) / 2]);
+  double median = launch_median(seconds, steps);
   out->milliseconds = 1000 * median;
   out->tokens_per_s = (double)l->config->train.batch * length / median;
 done:
@@ -117,8 +116,58 @@ done:
   return status;
 }
 
+// ---- what a step costs at least ----
+
+// The usual count (Chowdhery et al., "PaLM", 2022, appendix B): 6 operations a parameter, and 12 layers H D T
+// for attention, hidden pairs included. It compares programs: it is the same for all who train this model.
+static double model_flops(const launch_learner *l) {
+  const nats_model_config *c = &l->model_config;
+  double attention = 12.0 * c->layers * c->heads * c->head_size * l->config->train.length;
+  return 6.0 * (double)nn_param_values(&l->table) + attention;
+}
+
+// Operations that a step has to make: matrix products with every matrix but the table that is only looked up;
+// of attention 14 D for each visible pair (two products forward, five backward), and 4 D for each hidden one
+// that tells the types what it would have been worth.
+static double least_operations(const launch_learner *l, double kv_fraction) {
+  const nats_model_config *c = &l->model_config;
+  double length = l->config->train.length, batch = l->config->train.batch, matrices = 0;
+  for (int32_t i = 0; i < l->table.count; i++)
+    matrices += l->table.items[i].rank == 2 ? (double)l->table.items[i].count : 0;
+  if (!c->tied)
+    matrices -= (double)c->vocab * c->width;
+  double pairs = batch * c->layers * c->heads * length * (length + 1) / 2;
+  double hidden = c->attention == NATS_ATTENTION_NATS ? (1 - kv_fraction) * c->type_grad_rows : 0;
+  return 6 * matrices * batch * length + pairs * c->head_size * (14 * kv_fraction + 4 * hidden);
+}
+
+// Bytes that this rank has to move: activations written once and read once in each micro-batch; of every
+// parameter the copy that forward and backward read, the gradient (zeroed, written, read by norm and update),
+// master and moments (read and written), and the copy written again where it is not the master.
+static nn_status least_bytes(const launch_learner *l, double *bytes) {
+  nats_model_memory memory;
+  NN_TRY(nats_model_measure(&l->model_config, l->device, l->micro_batch, l->config->train.length, true,
+                            &memory));
+  double passes = (double)((l->count + l->micro_batch - 1) / l->micro_batch);
+  double copy = (double)nn_device_act_size(l->device);
+  double of_parameter = 2 * copy * passes + 4 * 4 + 6 * 4 + (copy < 4 ? copy : 0);
+  *bytes = 2 * passes * (double)memory.activations + of_parameter * (double)nn_param_values(&l->table);
+  return NN_OK;
+}
+
+static nn_status find_floors(const launch_learner *l, const launch_ceilings *ceilings, measurement *out) {
+  double bytes, ranks = dist_size(l->world);
+  NN_TRY(least_bytes(l, &bytes));
+  out->flops_per_token = model_flops(l);
+  out->arithmetic_ms = 1000 * least_operations(l, out->kv_fraction) / ranks / ceilings->operations;
+  out->bytes_ms = 1000 * bytes / ceilings->bytes;
+  return NN_OK;
+}
+
+// ---- one variant, continued ----
+
 static nn_status run_variant(dist_group *world, nn_device *device, const launch_config *base,
-                             const variant *v, int steps, measurement *out) {
+                             const variant *v, int steps, const launch_ceilings *ceilings, measurement *out) {
   launch_config config = *base;
   nats_model_config model;
   launch_learner learner = {0};
@@ -133,6 +182,8 @@ static nn_status run_variant(dist_group *world, nn_device *device, const launch_
   nn_status status = launch_learner_open(world, device, &config, &model, &learner);
   if (status == NN_OK)
     status = dist_agree(world, measure(&learner, steps, out));
+  if (status == NN_OK)
+    status = find_floors(&learner, ceilings, out);
   launch_learner_close(&learner);
   return status;
 }
@@ -157,6 +208,8 @@ static nn_status read_options(int argc, char **argv, bench_options *o) {
   const launch_option options[] = {
       {"--types", LAUNCH_OPTION_TEXT, &o->types, 0, 0},
       {"--steps", LAUNCH_OPTION_INT32, &o->steps, 1, MOST_STEPS},
+      {"--tflops", LAUNCH_OPTION_REAL, &o->tflops, 1e-3, 1e6},
+      {"--gb-per-s", LAUNCH_OPTION_REAL, &o->gb_per_s, 1e-3, 1e6},
       {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
   };
   launch_list operands = {.items = (const char **)argv};
@@ -190,37 +243,62 @@ static nn_status load_config(dist_group *world, const bench_options *o, launch_c
   return NN_OK;
 }
 
-static void report(const variant *v, const measurement *m, const launch_config *config, int32_t ranks,
-                   bool json, json_t *rows) {
-  if (json)
-    json_object_set_new(rows, v->name,
-                        json_pack("{s:f, s:f, s:f}", "step_ms", m->milliseconds, "tokens_per_s",
-                                  m->tokens_per_s, "kv_fraction", m->kv_fraction));
-  nn_info("%-8s %9.1f ms/step %9.0f tokens/s  KV fraction %.3f  (width %d, %d layers, %d tokens, batch %d, "
-          "%d rank%s)",
-          v->name, m->milliseconds, m->tokens_per_s, m->kv_fraction, config->model.width,
-          config->model.layers, config->train.length, config->train.batch, ranks, ranks > 1 ? "s" : "");
+static void report(const variant *v, const measurement *m, json_t *rows) {
+  double tflops = 1e-12 * m->tokens_per_s * m->flops_per_token;
+  json_object_set_new(rows, v->name,
+                      json_pack("{s:f, s:f, s:f, s:f, s:f, s:f}", "step_ms", m->milliseconds, "tokens_per_s",
+                                m->tokens_per_s, "kv_fraction", m->kv_fraction, "model_tflops_per_s", tflops,
+                                "arithmetic_floor_ms", m->arithmetic_ms, "bytes_floor_ms", m->bytes_ms));
+  nn_info("%-8s %9.1f ms/step %9.0f tokens/s %8.4g TFLOP/s  KV fraction %.3f  floors: arithmetic %.1f ms, "
+          "bytes %.1f ms",
+          v->name, m->milliseconds, m->tokens_per_s, tflops, m->kv_fraction, m->arithmetic_ms, m->bytes_ms);
+}
+
+static void report_shape(dist_group *world, const nn_device *device, const launch_config *config,
+                         const launch_ceilings *ceilings, json_t *rows) {
+  json_object_set_new(rows, "machine",
+                      json_pack("{s:s, s:i, s:f, s:f}", "device", nn_device_describe(device), "ranks",
+                                dist_size(world), "product_tflops_per_s", 1e-12 * ceilings->operations,
+                                "copy_gb_per_s", 1e-9 * ceilings->bytes));
+  json_object_set_new(rows, "shape",
+                      json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "width", config->model.width, "layers",
+                                config->model.layers, "heads", config->model.heads, "vocab",
+                                config->model.vocab, "length", config->train.length, "batch",
+                                config->train.batch, "micro_batch", config->train.micro_batch));
+  nn_info("%d rank%s of %s; a product reaches %.4g TFLOP/s, a copy %.1f GB/s", dist_size(world),
+          dist_size(world) > 1 ? "s" : "", nn_device_describe(device), 1e-12 * ceilings->operations,
+          1e-9 * ceilings->bytes);
+  nn_info("width %d, %d layers, %d heads, vocabulary %d, %d tokens, batch %d in micro-batches of %d; TFLOP/s "
+          "count 6 N + 12 layers H D T a token",
+          config->model.width, config->model.layers, config->model.heads, config->model.vocab,
+          config->train.length, config->train.batch, config->train.micro_batch);
+}
+
+static nn_status run_variants(dist_group *world, nn_device *device, const launch_config *config,
+                              const bench_options *o, json_t *rows) {
+  launch_ceilings ceilings = {0};
+  NN_TRY(dist_agree(world, launch_bench_ceilings(device, o->tflops, o->gb_per_s, &ceilings)));
+  report_shape(world, device, config, &ceilings, rows);
+  for (int i = 0; i < VARIANTS; i++) {
+    measurement m = {0};
+    if (o->types != NULL ? strcmp(o->types, variants[i].name) != 0 : !variants[i].standard)
+      continue;
+    NN_TRY(run_variant(world, device, config, &variants[i], o->steps, &ceilings, &m));
+    report(&variants[i], &m, rows);
+  }
+  return NN_OK;
 }
 
 static nn_status run(dist_group *world, int argc, char **argv) {
   bench_options o;
   launch_config config;
   nn_device *device = NULL;
-  nn_status status = NN_OK;
   NN_TRY(read_options(argc, argv, &o));
   NN_TRY(load_config(world, &o, &config));
   NN_TRY(launch_set_threads(world, config.threads));
   NN_TRY(launch_device_open(world, config.device, config.precision, true, &device));
-  nn_info("%d rank%s of %s", dist_size(world), dist_size(world) > 1 ? "s" : "", nn_device_describe(device));
   json_t *rows = json_object();
-  for (int i = 0; i < VARIANTS && status == NN_OK; i++) {
-    measurement m = {0};
-    if (o.types != NULL ? strcmp(o.types, variants[i].name) != 0 : !variants[i].standard)
-      continue;
-    status = run_variant(world, device, &config, &variants[i], o.steps, &m);
-    if (status == NN_OK)
-      report(&variants[i], &m, &config, dist_size(world), o.json, rows);
-  }
+  nn_status status = run_variants(world, device, &config, &o, rows);
   if (status == NN_OK && o.json && dist_rank(world) == 0) {
     json_dumpf(rows, stdout, JSON_REAL_PRECISION(9));
     fputc('\n', stdout);

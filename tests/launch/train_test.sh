@@ -292,6 +292,10 @@ bench)
   expect_line '"dense": {"step_ms"'
   sparse=$(sed -nE 's/.*"sparse": .*"kv_fraction": ([0-9.]+).*/\1/p' "$log")
   awk -v fraction="$sparse" 'BEGIN { exit !(fraction > 0 && fraction < 0.2) }' || fail 'sparse types are not sparse'
+  bash "$tests/ranks.sh" 1 "$program" bench attention --heads 4 --kv-heads 2 --length 300 --head-size 8 \
+    --window 16 --rounds 2 --tflops 1 --gb-per-s 1 --json >"$log" 2>&1 || fail 'bench attention failed'
+  expect_line '"dense": {"kv_fraction": 1.0, "forward": {"ms"'
+  expect_line '"backward_with_types": {"ms"'
   ;;
 *) fail 'unknown' ;;
 esac

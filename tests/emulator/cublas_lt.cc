@@ -151,12 +151,18 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
   return destroy(preference);
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, int wanted,
+// Like the library, it has nothing for 2-byte operands whose rows begin at odd elements.
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t, int wanted,
                                               cublasLtMatmulHeuristicResult_t results[], int *found) {
+  *found = 0;
   if (wanted < 1)
     return CUBLAS_STATUS_INVALID_VALUE;
+  for (const emulator_layout *x : {a, b, c, d})
+    if (size_of(x->type) == 2 && x->leading % 2 != 0)
+      return CUBLAS_STATUS_NOT_SUPPORTED;
   results[0] = {};
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;

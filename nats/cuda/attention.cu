@@ -56,21 +56,6 @@ static void lay_out_backward(nats_cuda_attention *a, bool wants_types, nats_scra
   a->visible.seen = (float *)nats_scratch_take(scratch, rows, sizeof(float));
 }
 
-static nn_status workspace_of(nn_device *device, nats_cuda_attention *a, bool backward, bool wants_types) {
-  nats_scratch scratch = {};
-  for (int pass = 0; pass < 2; pass++) { // to learn how much it takes, then with the memory
-    if (pass == 1) {
-      void *memory;
-      NN_TRY(nn_device_workspace(device, scratch.used, &memory));
-      scratch = nats_scratch{(char *)memory, 0};
-    }
-    lay_out_lists(a, &scratch);
-    if (backward)
-      lay_out_backward(a, wants_types, &scratch);
-  }
-  return NN_OK;
-}
-
 size_t nats_cuda_attention_workspace(const nn_device *device, const nats_attention *op) {
   (void)device;
   nats_scratch scratch = {};
@@ -92,11 +77,29 @@ static bool takes_tiles(const nn_device *device, const nats_cuda_attention *a) {
          is_aligned(a->dq) && is_aligned(a->dk) && is_aligned(a->dv);
 }
 
-nn_status nats_cuda_attention_forward(nn_device *device, const nats_attention *op) {
+// Lays out workspace and lists the keys.
+static nn_status begin(nn_device *device, const nats_attention *op, bool backward, nats_cuda_attention *a) {
   NN_NEED(op->types && op->chunk > 0 && op->window >= 0);
-  nats_cuda_attention a = tensors_of(op);
-  NN_TRY(workspace_of(device, &a, false, false));
-  NN_TRY(nats_cuda_build_lists(device, &a));
+  NN_NEED((int64_t)op->batch * op->length <= INT32_MAX && op->token_stride <= INT32_MAX);
+  NN_NEED(op->batch <= 65535 && op->heads <= 65535); // of thread blocks along y and z of a grid
+  *a = tensors_of(op);
+  nats_scratch scratch = {};
+  for (int pass = 0; pass < 2; pass++) { // to learn how much it takes, then with the memory
+    if (pass == 1) {
+      void *memory;
+      NN_TRY(nn_device_workspace(device, scratch.used, &memory));
+      scratch = nats_scratch{(char *)memory, 0};
+    }
+    lay_out_lists(a, &scratch);
+    if (backward)
+      lay_out_backward(a, op->dtypes != NULL, &scratch);
+  }
+  return nats_cuda_build_lists(device, a);
+}
+
+nn_status nats_cuda_attention_forward(nn_device *device, const nats_attention *op) {
+  nats_cuda_attention a;
+  NN_TRY(begin(device, op, false, &a));
   return takes_tiles(device, &a) ? nats_cuda_forward_tiles(device, &a) : nats_cuda_forward_plain(device, &a);
 }
 
@@ -113,10 +116,8 @@ static nn_status draw_rows(nn_device *device, const nats_attention *op, const na
 }
 
 nn_status nats_cuda_attention_backward(nn_device *device, const nats_attention *op) {
-  NN_NEED(op->types && op->chunk > 0 && op->window >= 0);
-  nats_cuda_attention a = tensors_of(op);
-  NN_TRY(workspace_of(device, &a, true, op->dtypes != NULL));
-  NN_TRY(nats_cuda_build_lists(device, &a));
+  nats_cuda_attention a;
+  NN_TRY(begin(device, op, true, &a));
   const bool tiles = takes_tiles(device, &a);
   NN_TRY(tiles ? nats_cuda_backward_tiles(device, &a) : nats_cuda_backward_plain(device, &a));
   if (!a.wants_types)

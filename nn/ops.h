@@ -114,6 +114,8 @@ nn_status nn_activation_backward(nn_device *device, const nn_activation *op);
 // ---- classifier: logits = x weight^T, softmax cross-entropy, and their gradients in one pass
 // --------------- Logits of the whole batch are never stored: rows are taken in pieces. Forward alone is `dx
 // == NULL`. nll[n] = logsumexp(logits[n]) - logits[n, targets[n]]; rows with target -1 are not scored.
+// A target outside of the vocabulary is NN_ERR_INPUT on the CPU; CUDA, which cannot tell in time, gives its
+// row a loss and a gradient of NaN.
 typedef struct {
   int64_t rows;            // N
   int32_t width;           // C

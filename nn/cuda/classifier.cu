@@ -7,8 +7,6 @@
 //
 // A target outside of the vocabulary cannot be reported from here: its row reads nothing out of bounds and
 // has a loss and a gradient of NaN, so that the step is refused.
-#include <float.h> // FLT_MAX
-
 #include "nn/cuda/device.h"
 #include "nn/cuda/operators.h"
 #include "nn/cuda/vector.h"
@@ -85,10 +83,17 @@ typedef struct {
   int32_t best; // index of the largest, the lowest on ties
 } summary;
 
-// The lowest finite number instead of -infinity: no infinity is subtracted from another, and infinite or NaN
+#define LOG2_E 1.4426950408889634f
+
+// e^(logit - most) by one addition and multiplication and one power of 2
+__device__ static inline float relative(float logit, float most_log2) { // most_log2 = most LOG2_E
+  return nn_exp2(logit * LOG2_E - most_log2);
+}
+
+// A low finite number instead of -infinity: no infinity is subtracted from another, and infinite or NaN
 // logits make the sum NaN.
 __device__ static inline summary nothing() {
-  return {-FLT_MAX, 0.0f, 0};
+  return {-1e30f, 0.0f, 0};
 }
 
 template <int N> __device__ static inline void include(const float (&logits)[N], int32_t first, summary *s) {
@@ -97,21 +102,22 @@ template <int N> __device__ static inline void include(const float (&logits)[N],
   for (int i = 1; i < N; i++)
     most = fmaxf(most, logits[i]);
   if (most > s->most) {
-    s->sum *= __expf(s->most - most);
+    s->sum *= relative(s->most, most * LOG2_E);
     s->most = most;
 #pragma unroll
     for (int i = N - 1; i >= 0; i--)
       s->best = logits[i] == most ? first + i : s->best;
   }
+  const float most_log2 = s->most * LOG2_E;
 #pragma unroll
   for (int i = 0; i < N; i++)
-    s->sum += __expf(logits[i] - s->most);
+    s->sum += relative(logits[i], most_log2);
 }
 
 __device__ static inline summary merge_lanes(summary s) {
   summary all;
   all.most = nn_warp_max(s.most);
-  all.sum = nn_warp_sum(s.sum * __expf(s.most - all.most));
+  all.sum = nn_warp_sum(s.sum * relative(s.most, all.most * LOG2_E));
   all.best = s.most == all.most ? s.best : INT32_MAX;
   for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
     all.best = min(all.best, __shfl_xor_sync(0xffffffffu, all.best, lanes));
@@ -171,16 +177,18 @@ __device__ static inline void store_gradient(int32_t vocab, summary s, int32_t t
                                              const nn_pack<T, NN_PACK<T>> *kept) {
   constexpr int N = NN_PACK<T>;
   const int32_t packs = nn_ceil_div(vocab, N);
-  const float factor = scale / s.sum;
+  const float factor = scale / s.sum, most_log2 = s.most * LOG2_E;
 #pragma unroll AHEAD
   for (int32_t at = (int32_t)threadIdx.x; at < packs; at += (int32_t)blockDim.x) {
     float value[N];
     nn_unpack(KEPT ? kept[at] : nn_load_pack<N>(row + at * N), value);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-      value[i] = __expf(value[i] - s.most) * factor;
-      value[i] -= at * N + i == target ? scale : 0.0f;
-    }
+    for (int i = 0; i < N; i++)
+      value[i] = relative(value[i], most_log2) * factor;
+    if (target / N == at)
+#pragma unroll
+      for (int i = 0; i < N; i++)
+        value[i] -= target % N == i ? scale : 0.0f;
     nn_store_floats(row + at * N, value);
   }
 }

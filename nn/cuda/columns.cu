@@ -44,15 +44,23 @@ __global__ static void __launch_bounds__(LANES *ROWS)
   int64_t begin = blockIdx.y * slab_rows;
   int64_t end = begin + slab_rows < rows ? begin + slab_rows : rows;
   float sum[N] = {};
-  if (column < width)
-#pragma unroll ROWS_AHEAD
-    for (int64_t row = begin + threadIdx.y; row < end; row += ROWS) {
-      float value[N];
-      nn_load_floats(x + row * width + column, value);
+  x += column;
+  for (int64_t row = begin + threadIdx.y; row < end && column < width; row += ROWS * ROWS_AHEAD) {
+    nn_pack<T, N> some[ROWS_AHEAD];
 #pragma unroll
-      for (int i = 0; i < N; i++)
-        sum[i] += value[i];
-    }
+    for (int j = 0; j < ROWS_AHEAD; j++)
+      if (row + j * ROWS < end)
+        some[j] = nn_load_pack<N>(x + (row + j * ROWS) * width);
+#pragma unroll
+    for (int j = 0; j < ROWS_AHEAD; j++)
+      if (row + j * ROWS < end) {
+        float value[N];
+        nn_unpack(some[j], value);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+          sum[i] += value[i];
+      }
+  }
   float total = sum_over_rows(sum);
   if (threadIdx.y < N && column < width)
     partial[(int64_t)blockIdx.y * width + column + threadIdx.y] = total;

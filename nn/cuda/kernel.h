@@ -80,3 +80,14 @@ __device__ static inline float nn_warp_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
   return x;
 }
+
+// 2^x in one instruction, with 0 for results below 2^-126. __expf would take five more to keep those.
+__device__ static inline float nn_exp2(float x) {
+#ifdef __CUDACC__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else // tests/emulator
+  return x < -126.0f ? 0.0f : exp2f(x);
+#endif
+}

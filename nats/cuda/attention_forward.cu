@@ -131,22 +131,10 @@ template <int D> __device__ static void begin_rows(row_state<D> &state, int32_t 
 
 typedef float step_scores[BANDS][STEP / 8][4];
 
-// Where the matrices of a lane begin in a tile, from row `row` (a multiple of 8) on; for the columns from 16
-// step on it is `... ^ 16 * step`, which costs less than nats_piece every time.
-template <int D> __device__ static inline int matrices_along_rows(int row) { // as nats_fragment_b
-  const int lane = (int)(threadIdx.x % NN_WARP);
-  return row * D + nats_piece<D>(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-}
-template <int D> __device__ static inline int matrices_across_rows(int row) { // as nats_fragment_b_rows
-  const int lane = (int)(threadIdx.x % NN_WARP);
-  return row * D + nats_piece<D>(lane % 16, lane / 16);
-}
-
 // scores = q k^T for the keys from `key` on
 template <int D>
 __device__ static inline void multiply_keys(const row_state<D> &state, const nn_bf16 *q, const nn_bf16 *k,
                                             int key, step_scores scores) {
-  const int at = matrices_along_rows<D>(key), rows_at = matrices_across_rows<D>(0);
 #pragma unroll
   for (int band = 0; band < BANDS; band++)
 #pragma unroll
@@ -160,11 +148,11 @@ __device__ static inline void multiply_keys(const row_state<D> &state, const nn_
     if (step >= kept_steps<D>())
 #pragma unroll
       for (int band = 0; band < BANDS; band++)
-        nats_ldmatrix4(again[band], q + (rows_at ^ 16 * step) + 16 * band * D);
+        nats_fragment_a<D>(again[band], q, 16 * band, step);
 #pragma unroll
     for (int n = 0; n < STEP / 16; n++) {
       uint32_t b[4];
-      nats_ldmatrix4(b, k + (at ^ 16 * step) + 16 * n * D);
+      nats_fragment_b<D>(b, k, key + 16 * n, step);
 #pragma unroll
       for (int band = 0; band < BANDS; band++) {
         const uint32_t *rows = step < kept_steps<D>() ? state.q[band][step] : again[band];
@@ -243,7 +231,6 @@ __device__ static inline void follow_largest(row_state<D> &state, const step_sco
 template <int D>
 __device__ static inline void add_values(row_state<D> &state, step_scores scores, float log2_scale,
                                          const nn_bf16 *v, int key) {
-  const int at = matrices_across_rows<D>(key);
 #pragma unroll
   for (int n = 0; n < STEP / 16; n++) {
     uint32_t weights[BANDS][4];
@@ -262,7 +249,7 @@ __device__ static inline void add_values(row_state<D> &state, step_scores scores
 #pragma unroll
     for (int step = 0; step < D / 16; step++) {
       uint32_t b[4];
-      nats_ldmatrix4_transposed(b, v + (at ^ 16 * step) + 16 * n * D);
+      nats_fragment_b_rows<D>(b, v, key + 16 * n, step);
 #pragma unroll
       for (int band = 0; band < BANDS; band++) {
         nats_mma(state.out[band][2 * step], weights[band], b);

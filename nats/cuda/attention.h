@@ -4,24 +4,22 @@
 // decrease along the sequence. So per (sequence, kv head) the keys fall into three sorted lists, and what a
 // block of queries can see is one contiguous range of each:
 //
-//   class 0, lasting: globals, and the tokens of an unfinished last chunk   expiry = T - 1
-//   class 1, locals                                                       expiry = s(N(a)) - 1, never
-//   decreases class 2, window keys                                                  expiry = s(a) - 1 + W (at
-//   most T - 1)
+//   class 0, lasting   globals, and the tokens of an unfinished last chunk   expiry = T - 1
+//   class 1, locals                                                          expiry = s(N(a)) - 1
+//   class 2, window                                        expiry = s(a) - 1 + W, at most T - 1
 //
-//   row-major kernels (forward, dq): a block of rows [i0, i1] meets, of each class, the keys with expiry >=
-//   i0
-//     and position <= i1, gathered into dense tiles; hidden tiles cost nothing;
-//   key-major kernels (dk and dv, sums over hidden pairs): a tile of neighbours in a list meets the rows from
-//     its first key to its last expiry (visible), or from its first expiry on (hidden).
+// Row-major kernels (forward, dq): a block of rows [i0, i1] meets, of each class, the keys with expiry >= i0
+// and position <= i1, gathered into dense tiles; hidden tiles cost nothing. Key-major kernels (dk and dv,
+// sums over hidden pairs): a tile of neighbours in a list meets the rows from its first key to its last
+// expiry (visible), or from its first expiry on (hidden). Dense and window attention are the same kernels
+// with one list, or two.
 //
-// Dense and window attention are the same kernels with one list, or two.
-//
-//   columns.cu             the lists
-//   attention.cu           which kernels serve an operator, workspace, and rows of nats_cuda_ops
-//   attention_forward.cu   attention_backward.cu   attention_hidden.cu      tensor cores, bf16, D = 64 and
-//   128 attention_plain.cu     every other head size and float32: one warp a row, one warp a key type_sums.cu
-//   from sums over rows to the gradient of the types
+//   columns.cu              the lists
+//   attention.cu            which kernels serve an operator, and its workspace
+//   attention_forward.cu    tensor cores, bf16, D = 64 and 128; so are attention_backward.cu,
+//                           attention_backward_keys.cu and attention_hidden.cu
+//   attention_plain.cu      every other head size, and float32
+//   type_sums.cu            from sums over rows to the gradient of the types
 #pragma once
 
 #include "nn/cuda/kernel.h"

@@ -43,6 +43,7 @@ typedef struct {
 typedef struct {
   nn_bf16 slot[SLOTS][2 * 4096]; // Q [rows, D], dO [rows, D]; at first the last ones hold K and V [128, D]
   row_starts starts[SLOTS];
+  int32_t block[SLOTS]; // of rows; behind the last one where there are no more
   key_bounds keys[KEYS];
 } hidden_shared;
 
@@ -141,44 +142,47 @@ template <int D>
 __device__ static void fetch_rows(const nats_cuda_attention &a, const row_source &from, int32_t block,
                                   nn_bf16 *slot) {
   constexpr int PIECES = D / 8, PASS = THREADS / PIECES, ROWS = slot_rows(D);
-  const int piece = threadIdx.x % PIECES;
+  const int first = threadIdx.x / PIECES;
+  const int32_t left = a.length - block * ROWS; // rows from the block's first on
+  const int64_t i = (int64_t)block * ROWS + first, d_o_stride = (int64_t)a.heads * D;
+  const nn_bf16 *q = from.q + i * a.token_stride, *d_o = from.d_o + i * d_o_stride;
+  nn_bf16 *to = slot + nats_piece<D>(first, threadIdx.x % PIECES);
 #pragma unroll
-  for (int pass = 0; pass < ROWS / PASS; pass++) {
-    const int row = threadIdx.x / PIECES + pass * PASS;
-    const bool valid = block * ROWS + row < a.length;
-    const int64_t i = valid ? block * ROWS + row : 0;
-    nn_bf16 *to = slot + nats_piece<D>(row, piece);
-    nats_copy16(to, from.q + i * a.token_stride, valid);
-    nats_copy16(to + ROWS * D, from.d_o + i * a.heads * D, valid);
+  for (int pass = 0; pass < ROWS / PASS; pass++) { // PASS is a multiple of 8: pieces keep their places
+    const bool valid = first + pass * PASS < left;
+    nats_copy16(to + pass * PASS * D, q + pass * PASS * a.token_stride, valid);
+    nats_copy16(to + (ROWS + pass * PASS) * D, d_o + pass * PASS * d_o_stride, valid);
   }
 }
 
-// Starts copying block `block`, where there is one; returns the block after it.
+// Starts copying block `block`, where there is one, as the n-th; returns the block after it.
 template <int D>
 __device__ static int32_t fetch_block(const nats_cuda_attention &a, const row_source &from, int32_t block,
-                                      nn_bf16 *slot) {
+                                      int n, hidden_shared *shared) {
+  if (threadIdx.x == 0)
+    shared->block[n % SLOTS] = block;
   if (block * slot_rows(D) < a.length) {
-    fetch_rows<D>(a, from, block, slot);
+    fetch_rows<D>(a, from, block, shared->slot[n % SLOTS]);
     block = drawn_block<D>(a, block + 1);
   }
   nats_copy_commit();
   return block;
 }
 
-// Where the products of one row start, by one thread a row and product. 0 past the last row, where products
-// are 0 too: such pairs add 0.
+// What the products of one row start from, by one thread a row and product: lse and delta, and 0 past the
+// last row, where products are 0 too, so that such pairs add 0. Stored a round after it was asked for.
 template <int D>
 __device__ static float load_start(const nats_cuda_attention &a, const row_source &from, int32_t block) {
   const int row = threadIdx.x % (THREADS / 2);
   const int64_t i = (int64_t)block * slot_rows(D) + row;
-  return row < slot_rows(D) && i < a.length ? from.start[i] * from.factor : 0;
+  return row < slot_rows(D) && i < a.length ? from.start[i] : 0;
 }
 
-__device__ static void store_start(row_starts *starts, float start) {
+__device__ static void store_start(row_starts *starts, const row_source &from, float start) {
   const int row = threadIdx.x % (THREADS / 2), at = row / 2 * 4 + row % 2;
   float *to = threadIdx.x < THREADS / 2 ? starts->score : starts->weight;
-  to[at] = start;
-  to[at + 2] = start;
+  to[at] = start * from.factor;
+  to[at + 2] = start * from.factor;
 }
 
 template <int D> __device__ static void load_fragments(const nn_bf16 *keys, int first, fragments<D> &to) {
@@ -309,22 +313,21 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
   // Later keys are hidden from fewer rows: in every thread block another warp has them.
   const int keys = (threadIdx.x / NN_WARP + blockIdx.x) % WARPS * WARP_KEYS;
   key_sums sums = {};
-  int32_t current = drawn_block<D>(a, (shared->keys[0].expiry + 1) / ROWS);
-  if (tile.key_class == NATS_KEY_LASTING || current * ROWS >= a.length) {
+  int32_t next = drawn_block<D>(a, (shared->keys[0].expiry + 1) / ROWS);
+  if (tile.key_class == NATS_KEY_LASTING || next * ROWS >= a.length) {
     write_sums(a, tile, shared->keys, keys, 0, sums);
     return;
   }
-  const float hidden_weight = a.block_weight[current * ROWS / NATS_RANGE_ROWS]; // that of all drawn blocks
+  const float hidden_weight = a.block_weight[next * ROWS / NATS_RANGE_ROWS]; // that of all drawn blocks
 
   const row_source source = find_rows<D>(a, tile);
   nn_bf16 *key_slots = shared->slot[SLOTS - KEY_SLOTS];
   fetch_keys<D>(a, tile, shared->keys, a.k, key_slots);
   fetch_keys<D>(a, tile, shared->keys, a.v, key_slots + KEYS * D);
   nats_copy_commit();
-  int32_t next = current; // the block to fetch next
   for (int s = 0; s < SLOTS - KEY_SLOTS; s++) {
-    store_start(&shared->starts[s], load_start<D>(a, source, next));
-    next = fetch_block<D>(a, source, next, shared->slot[s]);
+    store_start(&shared->starts[s], source, load_start<D>(a, source, next));
+    next = fetch_block<D>(a, source, next, s, shared);
   }
   nats_copy_wait<SLOTS - KEY_SLOTS>();
   __syncthreads();
@@ -333,8 +336,8 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
   load_fragments<D>(key_slots + KEYS * D, keys, v);
   __syncthreads();
   for (int s = SLOTS - KEY_SLOTS; s < SLOTS - 1; s++) {
-    store_start(&shared->starts[s], load_start<D>(a, source, next));
-    next = fetch_block<D>(a, source, next, shared->slot[s]);
+    store_start(&shared->starts[s], source, load_start<D>(a, source, next));
+    next = fetch_block<D>(a, source, next, s, shared);
   }
 
   int32_t first = a.length, last = a.length; // rows that the warp's keys are hidden from; their last bound
@@ -345,17 +348,19 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
   }
   const float factor = a.scale * LOG2_E;
   float start = 0; // where products start in the block that was fetched last
-  for (int32_t n = 0; current * ROWS < a.length; n++) {
+  for (int n = 0;; n++) {
     nats_copy_wait<SLOTS - 2>();
     __syncthreads();
+    const int32_t i = shared->block[n % SLOTS] * ROWS;
+    if (i >= a.length)
+      break;
     if (n > 0)
-      store_start(&shared->starts[(n + SLOTS - 2) % SLOTS], start);
+      store_start(&shared->starts[(n + SLOTS - 2) % SLOTS], source, start);
     start = load_start<D>(a, source, next);
-    next = fetch_block<D>(a, source, next, shared->slot[(n + SLOTS - 1) % SLOTS]);
-    if ((current + 1) * ROWS > first)
-      add_block<D>(k, v, shared->slot[n % SLOTS], shared->starts[n % SLOTS], current * ROWS, first, last,
+    next = fetch_block<D>(a, source, next, n + SLOTS - 1, shared);
+    if (i + ROWS > first)
+      add_block<D>(k, v, shared->slot[n % SLOTS], shared->starts[n % SLOTS], i, first, last,
                    shared->keys + keys, factor, a.log2_clip, sums);
-    current = drawn_block<D>(a, current + 1);
   }
   write_sums(a, tile, shared->keys, keys, hidden_weight, sums);
 }

@@ -12,8 +12,8 @@ enum { SPANS = 4 }; // tiles whose keys are known: two are in shared memory, one
 
 // What a block of queries can see: a piece of each list, one after the other.
 struct visible_keys {
+  const nn_bf16 *k, *v; // of position 0
   const int32_t *key, *until;
-  const nats_key_rows *rows;       // by position
   int32_t first[NATS_KEY_CLASSES]; // index into the lists, less the slot where the class begins
   int32_t end[NATS_KEY_CLASSES];   // slot after the class's last key
 };
@@ -23,16 +23,20 @@ template <int D> struct queries_shared {
   nn_bf16 k[2][shape::TILE * D], v[2][shape::TILE * D]; // at first the block's q and do
   key_span span[SPANS][shape::TILE];
   int32_t seen_from[SPANS][shape::TILE]; // first row of visible.seen: s(a) of a local key, else INT32_MAX
-  visible_keys keys;
+  visible_keys keys;                     // here, like all of the following, because registers are scarce
   float lse[shape::ROWS], delta[shape::ROWS];
+  float seen[2 * shape::BANDS][shape::THREADS]; // of a lane's rows over its columns
 };
 
-__device__ static visible_keys find_visible(const nats_cuda_attention &a, int64_t pair, int32_t row,
-                                            int32_t rows) {
+__device__ static visible_keys find_visible(const nats_cuda_attention &a, int32_t sequence, int32_t kv_head,
+                                            int32_t row, int32_t rows) {
+  const int64_t pair = (int64_t)sequence * a.kv_heads + kv_head;
+  const int64_t kv = (int64_t)sequence * a.length * a.token_stride + (int64_t)kv_head * a.head_size;
   visible_keys keys;
+  keys.k = (const nn_bf16 *)a.k + kv;
+  keys.v = (const nn_bf16 *)a.v + kv;
   keys.key = a.lists.key + pair * a.length;
   keys.until = a.lists.until + pair * a.length;
-  keys.rows = a.rows + pair * a.length;
   const int32_t block = row / NATS_RANGE_ROWS;
   const int32_t last = min(a.lists.blocks, (row + rows) / NATS_RANGE_ROWS) - 1;
   const int64_t ranges = pair * a.lists.blocks;
@@ -48,35 +52,42 @@ __device__ static visible_keys find_visible(const nats_cuda_attention &a, int64_
 }
 
 // The key in a slot, as one thread keeps it until it goes to shared memory.
-template <bool SUMS>
-__device__ static void find_key(const visible_keys &keys, int32_t slot, key_span *span, int32_t *seen_from) {
-  *span = key_span{INT32_MAX, -1};
-  *seen_from = INT32_MAX;
+__device__ static key_span find_key(const visible_keys &keys, int32_t slot) {
   if (slot >= keys.end[NATS_KEY_WINDOW])
+    return key_span{INT32_MAX, -1};
+  const int32_t index = slot + (slot < keys.end[NATS_KEY_LASTING] ? keys.first[NATS_KEY_LASTING]
+                                : slot < keys.end[NATS_KEY_LOCAL] ? keys.first[NATS_KEY_LOCAL]
+                                                                  : keys.first[NATS_KEY_WINDOW]);
+  return key_span{keys.key[index], keys.until[index]};
+}
+
+template <int D, bool SUMS>
+__device__ static void put_key(const nats_cuda_attention &a, queries_shared<D> &shared, int32_t slot,
+                               key_span key) {
+  enum { TILE = nats_backward_shape<D>::TILE };
+  const int32_t tile = slot / TILE % SPANS;
+  shared.span[tile][slot % TILE] = key;
+  if (!SUMS)
     return;
-  const bool lasting = slot < keys.end[NATS_KEY_LASTING], local = !lasting && slot < keys.end[NATS_KEY_LOCAL];
-  const int32_t index = slot + (lasting ? keys.first[NATS_KEY_LASTING]
-                                : local ? keys.first[NATS_KEY_LOCAL]
-                                        : keys.first[NATS_KEY_WINDOW]);
-  *span = key_span{keys.key[index], keys.until[index]};
-  if (SUMS && local)
-    *seen_from = keys.rows[span->position].start;
+  const bool local = slot >= shared.keys.end[NATS_KEY_LASTING] && slot < shared.keys.end[NATS_KEY_LOCAL];
+  shared.seen_from[tile][slot % TILE] = local ? (key.position / a.chunk + 1) * a.chunk : INT32_MAX;
 }
 
 // Starts copying the keys of a tile and their values.
 template <int D>
-__device__ static void gather_keys(const nats_cuda_attention &a, const nn_bf16 *k, const nn_bf16 *v,
+__device__ static void gather_keys(const nats_cuda_attention &a, const visible_keys &keys,
                                    const key_span *span, nn_bf16 *k_tile, nn_bf16 *v_tile) {
   using shape = nats_backward_shape<D>;
+  const int row = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
+  const nn_bf16 *k = keys.k + piece * 8, *v = keys.v + piece * 8;
+  k_tile += nats_piece<D>(row, piece), v_tile += nats_piece<D>(row, piece);
 #pragma unroll
-  for (int i = 0; i < shape::TILE * shape::PIECES / shape::THREADS; i++) {
-    const int at = i * shape::THREADS + (int)threadIdx.x;
-    const int row = at / shape::PIECES, piece = at % shape::PIECES;
-    const int32_t position = span[row].position;
+  for (int r = 0; r < shape::TILE; r += shape::COPY_ROWS) {
+    const int32_t position = span[row + r].position;
     const bool valid = position != INT32_MAX;
-    const int64_t from = (valid ? position : 0) * a.token_stride + piece * 8;
-    nats_copy16(k_tile + nats_piece<D>(row, piece), k + from, valid);
-    nats_copy16(v_tile + nats_piece<D>(row, piece), v + from, valid);
+    const int64_t from = (valid ? position : 0) * a.token_stride;
+    nats_copy16(k_tile + r * D, k + from, valid);
+    nats_copy16(v_tile + r * D, v + from, valid);
   }
   nats_copy_commit();
 }
@@ -139,7 +150,6 @@ template <int D> struct query_band {
   using shape = nats_backward_shape<D>;
   uint32_t q[shape::BANDS][D / 16][4], d_o[shape::BANDS][D / 16][4];
   float dq[shape::BANDS][D / 8][4];
-  float seen[shape::BANDS][2];
   const float *lse, *delta; // of this lane's row with m = h = 0, in shared memory to save registers
   int32_t row, first, last; // of this lane with m = h = 0; of the warp
 };
@@ -157,9 +167,6 @@ __device__ static void begin_band(const queries_shared<D> &shared, int32_t row, 
       nats_fragment_a<D>(band.q[m][step], &shared.k[0][0], warp_row + 16 * m, step);
       nats_fragment_a<D>(band.d_o[m][step], &shared.v[0][0], warp_row + 16 * m, step);
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-      band.seen[m][h] = 0;
 #pragma unroll
     for (int piece = 0; piece < D / 8; piece++)
       for (int e = 0; e < 4; e++)
@@ -188,26 +195,33 @@ template <int D> __device__ static part_view view_part(const query_band<D> &band
 // Adds the part's pairs of local keys in earlier chunks to `seen`; d is 0 on hidden pairs.
 template <int D>
 __device__ static void
-add_seen(query_band<D> &band, const int32_t *seen_from,
+add_seen(queries_shared<D> &shared, int32_t lane_row, const int32_t *seen_from,
          const float (&d)[nats_backward_shape<D>::BANDS][nats_backward_shape<D>::PART / 8][4]) {
   using shape = nats_backward_shape<D>;
   const int column = (int)threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int n = 0; n < shape::PART / 8; n++)
+  for (int m = 0; m < shape::BANDS; m++)
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      const int32_t from = seen_from[8 * n + column + e % 2];
+    for (int h = 0; h < 2; h++) {
+      const int32_t row = lane_row + 16 * m + 8 * h;
+      float sum = 0;
 #pragma unroll
-      for (int m = 0; m < shape::BANDS; m++)
-        band.seen[m][e / 2] += band.row + 16 * m + e / 2 * 8 >= from ? d[m][n][e] : 0;
+      for (int n = 0; n < shape::PART / 8; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+          sum += row >= seen_from[8 * n + column + e] ? d[m][n][2 * h + e] : 0;
+      shared.seen[2 * m + h][threadIdx.x] += sum;
     }
 }
 
 // PART keys from `key` of the tile on.
 template <int D, bool SUMS>
-__device__ static void add_part(const nats_cuda_attention &a, query_band<D> &band, const nn_bf16 *k,
-                                const nn_bf16 *v, int key, const key_span *span, const int32_t *seen_from) {
+__device__ static void add_part(const nats_cuda_attention &a, query_band<D> &band, queries_shared<D> &shared,
+                                int32_t tile, int key) {
   using shape = nats_backward_shape<D>;
+  const nn_bf16 *k = shared.k[tile % 2], *v = shared.v[tile % 2];
+  const key_span *span = shared.span[tile % SPANS] + key;
+  const int32_t *seen_from = shared.seen_from[tile % SPANS] + key;
   const part_view view = view_part(band, span);
   if (!view.any)
     return;
@@ -265,7 +279,7 @@ __device__ static void add_part(const nats_cuda_attention &a, query_band<D> &ban
         d[m][n][e] *= nats_exp2(s[m][n][e] * scale - lse);
     }
   if (SUMS && __any_sync(0xffffffffu, seen_from[(int)threadIdx.x % NN_WARP] != INT32_MAX))
-    add_seen<D>(band, seen_from, d);
+    add_seen<D>(shared, band.row, seen_from, d);
 
 #pragma unroll
   for (int n = 0; n < shape::PART / 16; n++) {
@@ -289,8 +303,9 @@ __device__ static void add_part(const nats_cuda_attention &a, query_band<D> &ban
 // The rows' dq through shared memory to the token rows, 16 bytes a thread; and `seen`.
 template <int D, bool SUMS>
 __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequence, int32_t head,
-                                   query_band<D> &band, nn_bf16 *tile) {
+                                   const query_band<D> &band, queries_shared<D> &shared) {
   using shape = nats_backward_shape<D>;
+  nn_bf16 *tile = &shared.k[0][0];
   const int lane = (int)threadIdx.x % NN_WARP, warp_row = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
 #pragma unroll
   for (int m = 0; m < shape::BANDS; m++)
@@ -311,7 +326,7 @@ __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequenc
   for (int m = 0; m < shape::BANDS; m++)
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      float sum = band.seen[m][h];
+      float sum = shared.seen[2 * m + h][threadIdx.x];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       const int32_t row = band.row + 16 * m + 8 * h;
@@ -329,22 +344,17 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   queries_shared<D> &shared = *(queries_shared<D> *)memory;
   const int32_t sequence = (int32_t)(blockIdx.x / a.heads), head = (int32_t)(blockIdx.x % a.heads);
   const int32_t row = (int32_t)(gridDim.y - 1 - blockIdx.y) * shape::ROWS;
-  const int64_t pair = (int64_t)sequence * a.kv_heads + head / a.group;
   if (threadIdx.x == 0)
-    shared.keys = find_visible(a, pair, row, shape::ROWS);
+    shared.keys = find_visible(a, sequence, head / a.group, row, shape::ROWS);
   __syncthreads();
   const visible_keys &keys = shared.keys;
   const int32_t tiles = (keys.end[NATS_KEY_WINDOW] + shape::TILE - 1) / shape::TILE;
-  const int64_t kv =
-      (int64_t)sequence * a.length * a.token_stride + (int64_t)(head / a.group) * D; // of position 0
-  const nn_bf16 *k = (const nn_bf16 *)a.k + kv, *v = (const nn_bf16 *)a.v + kv;
 
-  key_span span;
-  int32_t seen_from;
-  const int slot = (int)threadIdx.x; // of the first two tiles; later only the first TILE threads ask for keys
-  find_key<SUMS>(keys, slot, &span, &seen_from);
-  shared.span[slot / shape::TILE][slot % shape::TILE] = span;
-  shared.seen_from[slot / shape::TILE][slot % shape::TILE] = seen_from;
+  if (SUMS)
+    for (int row = 0; row < 2 * shape::BANDS; row++)
+      shared.seen[row][threadIdx.x] = 0;
+  const int32_t slot = (int)threadIdx.x; // the first two tiles; later, half of the threads ask for one
+  put_key<D, SUMS>(a, shared, slot, find_key(keys, slot));
   load_queries<D>(a, sequence, head, row, shared);
   nats_copy_wait<0>();
   __syncthreads();
@@ -352,26 +362,24 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   begin_band<D>(shared, row, a.length, band);
   __syncthreads();
 
-  gather_keys<D>(a, k, v, shared.span[0], shared.k[0], shared.v[0]);
+  gather_keys<D>(a, keys, shared.span[0], shared.k[0], shared.v[0]);
   for (int32_t tile = 0; tile < tiles; tile++) {
     nats_copy_wait<0>();
     __syncthreads(); // this tile has come; all are done with the one before, and know the keys of the next
     const int buffer = tile % 2;
     if (tile + 1 < tiles)
-      gather_keys<D>(a, k, v, shared.span[(tile + 1) % SPANS], shared.k[buffer ^ 1], shared.v[buffer ^ 1]);
-    if (slot < shape::TILE)
-      find_key<SUMS>(keys, (tile + 2) * shape::TILE + slot, &span, &seen_from);
+      gather_keys<D>(a, keys, shared.span[(tile + 1) % SPANS], shared.k[buffer ^ 1], shared.v[buffer ^ 1]);
+    key_span later = {};
+    if ((int)threadIdx.x < shape::TILE)
+      later = find_key(keys, (tile + 2) * shape::TILE + (int)threadIdx.x);
 #pragma unroll 1
     for (int key = 0; key < shape::TILE; key += shape::PART)
-      add_part<D, SUMS>(a, band, shared.k[buffer], shared.v[buffer], key, shared.span[tile % SPANS] + key,
-                        shared.seen_from[tile % SPANS] + key);
-    if (slot < shape::TILE) {
-      shared.span[(tile + 2) % SPANS][slot] = span;
-      shared.seen_from[(tile + 2) % SPANS][slot] = seen_from;
-    }
+      add_part<D, SUMS>(a, band, shared, tile, key);
+    if ((int)threadIdx.x < shape::TILE)
+      put_key<D, SUMS>(a, shared, (tile + 2) * shape::TILE + (int)threadIdx.x, later);
   }
   __syncthreads();
-  finish_band<D, SUMS>(a, sequence, head, band, &shared.k[0][0]);
+  finish_band<D, SUMS>(a, sequence, head, band, shared);
 }
 
 template <int D, bool SUMS> static nn_status launch_queries(nn_device *device, const nats_cuda_attention *a) {

@@ -14,8 +14,10 @@
 template <int D> struct nats_backward_shape {
   static constexpr int WARPS = 4, THREADS = WARPS * NN_WARP;
   static constexpr int TILE = 64, PIECES = D / 8;
+  static constexpr int COPY_ROWS = THREADS / PIECES; // of a tile that the threads copy at once, a piece each
   static constexpr int BANDS = D == 64 ? 2 : 1, PART = 32;
   static constexpr int WARP_ROWS = 16 * BANDS, ROWS = WARPS * WARP_ROWS;
+  static_assert(COPY_ROWS % 8 == 0, "all the rows of a thread exchange pieces alike");
   static_assert(THREADS == 2 * TILE && PART == NN_WARP, "a thread a number of two tiles, a lane a column");
 };
 

@@ -9,42 +9,54 @@
 
 enum { SUM_ALL, SUM_LOCAL, SUM_WINDOW, SUMS_OF_LANE };
 
+// What a thread block works on: neighbours in a list of a pair.
+struct key_tile {
+  int32_t sequence, kv_head;
+  int32_t first, count; // in lists.key of the pair; count 0: nothing to do
+};
+
 template <int D> struct keys_shared {
   using shape = nats_backward_shape<D>;
   nn_bf16 k[shape::ROWS * D], v[shape::ROWS * D];         // each warp reads its own rows alone
   nn_bf16 q[2][shape::TILE * D], d_o[2][shape::TILE * D]; // of two blocks of queries
   float stats[2][shape::THREADS];                         // their lse, then their delta: a thread each
   int32_t position[shape::ROWS], expiry[shape::ROWS];
+  key_tile tile;                   // here, because registers are scarce
   nats_key_rows rows[shape::ROWS]; // of here down with types only
   float own[shape::ROWS];
   float sums[SUMS_OF_LANE][2 * shape::BANDS][shape::THREADS]; // of a lane's keys over its columns
 };
 
-// The neighbours in a list that a thread block works on.
-struct key_tile {
-  int32_t first, count; // index into lists.key of this pair; none: 0
-};
-
 // Tile `index` of a pair, counted through the lists: lasting keys first, for they are seen longest.
-__device__ static key_tile find_tile(const nats_cuda_attention &a, int64_t pair, int32_t index,
+__device__ static key_tile find_tile(const nats_cuda_attention &a, int32_t pair, int32_t index,
                                      int32_t keys) {
-  const int32_t *start = a.lists.start + pair * 4;
-  for (int c = 0; c < NATS_KEY_CLASSES; c++) {
-    const int32_t first = start[c], end = start[c + 1], tiles = (end - first + keys - 1) / keys;
-    if (index < tiles)
-      return key_tile{first + index * keys, min(keys, end - first - index * keys)};
+  key_tile tile = {pair / a.kv_heads, pair % a.kv_heads, 0, 0};
+  const int32_t *start = a.lists.start + (int64_t)pair * 4;
+  for (int c = 0; c < NATS_KEY_CLASSES && tile.count == 0; c++) {
+    const int32_t tiles = (start[c + 1] - start[c] + keys - 1) / keys;
+    if (index < tiles) {
+      tile.first = start[c] + index * keys;
+      tile.count = min(keys, start[c + 1] - tile.first);
+    }
     index -= tiles;
   }
-  return key_tile{0, 0};
+  return tile;
+}
+
+// From q, k, v or their gradients to the kv head's row of position 0.
+__device__ static int64_t kv_offset(const nats_cuda_attention &a, const key_tile &tile) {
+  return (int64_t)tile.sequence * a.length * a.token_stride + (int64_t)tile.kv_head * a.head_size;
 }
 
 // Starts copying the tile's keys and values, and notes their rows. Slots without a key hold zeros: what they
 // add up stays in their own rows, which are not written.
 template <int D, bool SUMS>
-__device__ static void load_keys(const nats_cuda_attention &a, int64_t pair, key_tile tile, const nn_bf16 *k,
-                                 const nn_bf16 *v, keys_shared<D> &shared) {
+__device__ static void load_keys(const nats_cuda_attention &a, const key_tile &tile, keys_shared<D> &shared) {
   using shape = nats_backward_shape<D>;
+  const int64_t pair = (int64_t)tile.sequence * a.kv_heads + tile.kv_head;
   const int32_t *key = a.lists.key + pair * a.length + tile.first;
+  const nn_bf16 *k = (const nn_bf16 *)a.k + kv_offset(a, tile);
+  const nn_bf16 *v = (const nn_bf16 *)a.v + kv_offset(a, tile);
 #pragma unroll 4
   for (int i = 0; i < shape::ROWS * shape::PIECES / shape::THREADS; i++) {
     const int at = i * shape::THREADS + (int)threadIdx.x;
@@ -71,10 +83,10 @@ struct query_walk {
 };
 
 // To the next block that sees a key of the tile; after the head's last one, to the next head's first.
-template <int D> __device__ static void walk_on(const keys_shared<D> &shared, int32_t keys, query_walk *at) {
+template <int D> __device__ static void walk_on(const keys_shared<D> &shared, query_walk *at) {
   enum { TILE = nats_backward_shape<D>::TILE };
   at->block++;
-  if (at->block > shared.expiry[keys - 1] / TILE) {
+  if (at->block > shared.expiry[shared.tile.count - 1] / TILE) {
     *at = query_walk{at->head + 1, shared.position[0] / TILE, 0};
     return;
   }
@@ -90,15 +102,16 @@ __device__ static float load_block(const nats_cuda_attention &a, int32_t sequenc
   using shape = nats_backward_shape<D>;
   const int32_t row = at.block * shape::TILE, rows = a.length - row;
   const int64_t token = (int64_t)sequence * a.length + row, dense = (int64_t)a.heads * D;
-  const nn_bf16 *q = (const nn_bf16 *)a.q + token * a.token_stride + at.head * D;
-  const nn_bf16 *d_o = (const nn_bf16 *)a.d_o + token * dense + at.head * D;
+  const int first = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
+  const nn_bf16 *q = (const nn_bf16 *)a.q + token * a.token_stride + at.head * D + piece * 8;
+  const nn_bf16 *d_o = (const nn_bf16 *)a.d_o + token * dense + at.head * D + piece * 8;
+  q_tile += nats_piece<D>(first, piece), do_tile += nats_piece<D>(first, piece);
 #pragma unroll
-  for (int i = 0; i < shape::TILE * shape::PIECES / shape::THREADS; i++) {
-    const int to = i * shape::THREADS + (int)threadIdx.x;
-    const int r = to / shape::PIECES, piece = to % shape::PIECES;
-    const bool valid = r < rows;
-    nats_copy16(q_tile + nats_piece<D>(r, piece), q + (valid ? r : 0) * a.token_stride + piece * 8, valid);
-    nats_copy16(do_tile + nats_piece<D>(r, piece), d_o + (valid ? r : 0) * dense + piece * 8, valid);
+  for (int r = 0; r < shape::TILE; r += shape::COPY_ROWS) {
+    const bool valid = first + r < rows;
+    const int from = valid ? first + r : 0;
+    nats_copy16(q_tile + r * D, q + from * a.token_stride, valid);
+    nats_copy16(do_tile + r * D, d_o + from * dense, valid);
   }
   const int r = (int)threadIdx.x % shape::TILE;
   const bool wants_lse = (int)threadIdx.x < shape::TILE;
@@ -161,6 +174,31 @@ add_sums(keys_shared<D> &shared, const key_band<D> &band, int32_t row, bool want
     }
 }
 
+// c += a b^T for the warp's rows of tile a, and PART rows of tile b.
+template <int D>
+__device__ static void
+multiply(float (&c)[nats_backward_shape<D>::BANDS][nats_backward_shape<D>::PART / 8][4], const nn_bf16 *a,
+         int a_row, const nn_bf16 *b, int b_row) {
+  using shape = nats_backward_shape<D>;
+#pragma unroll
+  for (int step = 0; step < D / 16; step++) {
+    uint32_t left[shape::BANDS][4];
+#pragma unroll
+    for (int m = 0; m < shape::BANDS; m++)
+      nats_fragment_a<D>(left[m], a, a_row + 16 * m, step);
+#pragma unroll
+    for (int n = 0; n < shape::PART / 16; n++) {
+      uint32_t right[4];
+      nats_fragment_b<D>(right, b, b_row + 16 * n, step);
+#pragma unroll
+      for (int m = 0; m < shape::BANDS; m++) {
+        nats_mma(c[m][2 * n], left[m], right);
+        nats_mma(c[m][2 * n + 1], left[m], right + 2);
+      }
+    }
+  }
+}
+
 // PART queries from `query` of the block on; `row` is that query's.
 template <int D, bool SUMS>
 __device__ static void add_part(const nats_cuda_attention &a, key_band<D> &band, keys_shared<D> &shared,
@@ -171,31 +209,8 @@ __device__ static void add_part(const nats_cuda_attention &a, key_band<D> &band,
     return;
   const nn_bf16 *q = shared.q[buffer], *d_o = shared.d_o[buffer];
   float s[shape::BANDS][shape::PART / 8][4] = {}, d[shape::BANDS][shape::PART / 8][4] = {};
-#pragma unroll
-  for (int step = 0; step < D / 16; step++) {
-    uint32_t k[shape::BANDS][4], v[shape::BANDS][4];
-#pragma unroll
-    for (int m = 0; m < shape::BANDS; m++) {
-      nats_fragment_a<D>(k[m], shared.k, band.first + 16 * m, step);
-      nats_fragment_a<D>(v[m], shared.v, band.first + 16 * m, step);
-    }
-#pragma unroll
-    for (int n = 0; n < shape::PART / 16; n++) {
-      uint32_t b[4];
-      nats_fragment_b<D>(b, q, query + 16 * n, step);
-#pragma unroll
-      for (int m = 0; m < shape::BANDS; m++) {
-        nats_mma(s[m][2 * n], k[m], b);
-        nats_mma(s[m][2 * n + 1], k[m], b + 2);
-      }
-      nats_fragment_b<D>(b, d_o, query + 16 * n, step);
-#pragma unroll
-      for (int m = 0; m < shape::BANDS; m++) {
-        nats_mma(d[m][2 * n], v[m], b);
-        nats_mma(d[m][2 * n + 1], v[m], b + 2);
-      }
-    }
-  }
+  multiply<D>(s, shared.k, band.first, q, query);
+  multiply<D>(d, shared.v, band.first, d_o, query);
 
   const int lane = (int)threadIdx.x % NN_WARP, column = lane % 4 * 2;
   if (row < shared.position[band.last] || last_row > shared.expiry[band.first]) { // some pairs are hidden
@@ -269,11 +284,11 @@ template <int D> __device__ static void clear_sums(keys_shared<D> &shared) {
 
 // Writes the sums of a query head: four lanes share a key. `own` comes from one of them.
 template <int D>
-__device__ static void write_sums(const nats_cuda_attention &a, int32_t sequence, int32_t head,
-                                  const key_band<D> &band, keys_shared<D> &shared) {
+__device__ static void write_sums(const nats_cuda_attention &a, int32_t head, const key_band<D> &band,
+                                  keys_shared<D> &shared) {
   using shape = nats_backward_shape<D>;
   const int lane = (int)threadIdx.x % NN_WARP;
-  const int64_t stats = ((int64_t)sequence * a.heads + head) * a.length;
+  const int64_t stats = ((int64_t)shared.tile.sequence * a.heads + head) * a.length;
   float *const to[SUMS_OF_LANE] = {a.visible.all, a.visible.local, a.visible.window};
   __syncwarp(); // for `own`
 #pragma unroll
@@ -324,41 +339,41 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   using shape = nats_backward_shape<D>;
   NN_DYNAMIC_SHARED(char, memory);
   keys_shared<D> &shared = *(keys_shared<D> *)memory;
-  const int64_t pair = blockIdx.x;
-  const int32_t sequence = (int32_t)(pair / a.kv_heads), kv_head = (int32_t)(pair % a.kv_heads);
-  const key_tile tile = find_tile(a, pair, (int32_t)blockIdx.y, shape::ROWS);
+  const key_tile tile = find_tile(a, (int32_t)blockIdx.x, (int32_t)blockIdx.y, shape::ROWS);
   if (tile.count == 0)
     return;
-  const int64_t kv = (int64_t)sequence * a.length * a.token_stride + (int64_t)kv_head * D; // of position 0
-  load_keys<D, SUMS>(a, pair, tile, (const nn_bf16 *)a.k + kv, (const nn_bf16 *)a.v + kv, shared);
+  if (threadIdx.x == 0)
+    shared.tile = tile;
+  load_keys<D, SUMS>(a, tile, shared);
+  if (SUMS)
+    clear_sums<D>(shared);
   __syncthreads();
 
   key_band<D> band = {};
   band.first = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
-  band.last = min(band.first + shape::WARP_ROWS, tile.count) - 1;
-  if (SUMS)
-    clear_sums<D>(shared);
-  const int32_t heads_end = (kv_head + 1) * a.group;
-  query_walk at = {kv_head * a.group, shared.position[0] / shape::TILE, 0};
-  float stat = load_block<D>(a, sequence, at, shared.q[0], shared.d_o[0]);
+  band.last = min(band.first + shape::WARP_ROWS, shared.tile.count) - 1;
+  query_walk at = {shared.tile.kv_head * a.group, shared.position[0] / shape::TILE, 0};
+  const int32_t heads_end = at.head + a.group;
+  float stat = load_block<D>(a, shared.tile.sequence, at, shared.q[0], shared.d_o[0]);
   nats_copy_commit();
   for (int buffer = 0; at.head < heads_end; buffer ^= 1) {
     shared.stats[buffer][threadIdx.x] = stat;
     nats_copy_wait<0>();
     __syncthreads(); // this block has come, and all are done with the one before
     const query_walk now = at;
-    walk_on<D>(shared, tile.count, &at);
+    walk_on<D>(shared, &at);
     if (at.head < heads_end)
-      stat = load_block<D>(a, sequence, at, shared.q[buffer ^ 1], shared.d_o[buffer ^ 1]);
+      stat = load_block<D>(a, shared.tile.sequence, at, shared.q[buffer ^ 1], shared.d_o[buffer ^ 1]);
     nats_copy_commit();
 #pragma unroll 1
     for (int query = 0; query < shape::TILE; query += shape::PART)
       add_part<D, SUMS>(a, band, shared, buffer, query, now.block * shape::TILE + query);
     if (SUMS && at.head != now.head) {
-      write_sums<D>(a, sequence, now.head, band, shared);
+      write_sums<D>(a, now.head, band, shared);
       clear_sums<D>(shared);
     }
   }
+  const int64_t kv = kv_offset(a, shared.tile);
   write_gradient<D>(a, band, band.dk, a.scale, shared.k, shared.position, (nn_bf16 *)a.dk + kv);
   write_gradient<D>(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 }

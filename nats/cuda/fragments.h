@@ -1,4 +1,6 @@
 // Fragments of the tiles of tensor_core.h, as products of tiles take them, and sums going back to memory.
+// `row` is a multiple of 8, so that it changes nothing about the exchange of pieces: what depends on the lane
+// is then the same for all rows, and an exclusive or with a constant leads from one step to the next.
 #pragma once
 
 #include "nats/cuda/tensor_core.h"
@@ -7,21 +9,21 @@
 template <int D>
 __device__ static inline void nats_fragment_a(uint32_t a[4], const nn_bf16 *tile, int row, int step) {
   const int lane = (int)threadIdx.x % NN_WARP;
-  nats_ldmatrix4(a, tile + nats_piece<D>(row + lane % 16, 2 * step + lane / 16));
+  nats_ldmatrix4(a, tile + row * D + nats_piece<D>(lane % 16, 2 * step ^ lane / 16));
 }
 
 // Two fragments, of the columns n = 0 .. 7 and 8 .. 15: b[k][n] = tile[row + n][16 step + k]
 template <int D>
 __device__ static inline void nats_fragment_b(uint32_t b[4], const nn_bf16 *tile, int row, int step) {
   const int lane = (int)threadIdx.x % NN_WARP;
-  nats_ldmatrix4(b, tile + nats_piece<D>(row + lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+  nats_ldmatrix4(b, tile + row * D + nats_piece<D>(lane % 8 + lane / 16 * 8, 2 * step ^ lane / 8 % 2));
 }
 
 // Two fragments of the tile as it lies, of 8 columns each: b[k][n] = tile[row + k][16 step + n]
 template <int D>
 __device__ static inline void nats_fragment_b_rows(uint32_t b[4], const nn_bf16 *tile, int row, int step) {
   const int lane = (int)threadIdx.x % NN_WARP;
-  nats_ldmatrix4_transposed(b, tile + nats_piece<D>(row + lane % 16, 2 * step + lane / 16));
+  nats_ldmatrix4_transposed(b, tile + row * D + nats_piece<D>(lane % 16, 2 * step ^ lane / 16));
 }
 
 // Sums of a 16 x 16 product as the a of the next one, rounded to bf16.
@@ -37,12 +39,12 @@ template <int D>
 __device__ static inline void nats_fragment_store(nn_bf16 *tile, int row, const float sums[D / 8][4],
                                                   float scale) {
   const int lane = (int)threadIdx.x % NN_WARP, column = lane % 4 * 2;
-  row += lane / 4;
+  tile += row * D + column;
 #pragma unroll
   for (int piece = 0; piece < D / 8; piece++) {
     const uint32_t upper = nats_pack(sums[piece][0] * scale, sums[piece][1] * scale);
     const uint32_t lower = nats_pack(sums[piece][2] * scale, sums[piece][3] * scale);
-    memcpy(tile + nats_piece<D>(row, piece) + column, &upper, sizeof upper);
-    memcpy(tile + nats_piece<D>(row + 8, piece) + column, &lower, sizeof lower);
+    memcpy(tile + nats_piece<D>(lane / 4, piece), &upper, sizeof upper);
+    memcpy(tile + nats_piece<D>(lane / 4 + 8, piece), &lower, sizeof lower);
   }
 }

@@ -1,7 +1,7 @@
 // Backward attention on tensor cores: two kernels, each of which computes the weights anew.
 //
-//   p = e^{s - lse}    D = p (do . v - delta), delta = do . o    dq = scale D k    dk = scale D^T q    dv =
-//   p^T do
+//   p = e^{s - lse}   D = p (do . v - delta)   delta = do . o
+//   dq = scale D k    dk = scale D^T q         dv = p^T do
 //
 // One kernel for both would have to add up dq over thread blocks with atomics, in an order that changes from
 // run to run; computing s and do . v twice costs 7 products of tiles instead of 5.

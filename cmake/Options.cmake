@@ -37,7 +37,7 @@ function(natsformer_room name)
     set(emulated ${ROOM_CUDA})
     list(FILTER emulated INCLUDE REGEX "\\.cu$")
     set_source_files_properties(${emulated} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-      "-fno-strict-aliasing;-Wno-pedantic;-Wno-shadow;-Wno-unknown-pragmas;-Wno-sign-compare;-Wno-maybe-uninitialized")
+      "-fno-strict-aliasing;-Wno-pedantic;-Wno-shadow;-Wno-unknown-pragmas;-Wno-sign-compare;-Wno-uninitialized;-Wno-maybe-uninitialized")
   endif()
   add_library(${name} STATIC ${ROOM_SOURCES})
   target_link_libraries(${name} PUBLIC natsformer_options ${ROOM_USES})

@@ -33,7 +33,7 @@ __global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
   const T *x = static_cast<const T *>(op.x) + row * op.width;
   const T *delta = op.delta != NULL ? static_cast<const T *>(op.delta) + row * op.width : NULL;
   T *sum = static_cast<T *>(op.sum) + (op.delta != NULL ? row * op.width : 0);
-  nn_pack<T, N> s[PACKS];
+  nn_pack<T, N> s[PACKS] = {};
   float moment = 0.0f, value[N], other[N];
 #pragma unroll
   for (int i = 0; i < PACKS; i++) {
@@ -142,7 +142,7 @@ __global__ static void __launch_bounds__(BLOCK, resident_blocks(PACKS *N))
     int64_t at = row * op.width;
     const T *dsum = static_cast<const T *>(op.dsum);
     float rstd = op.rstd[row], mean = LAYER ? op.mean[row] : 0.0f;
-    nn_pack<T, N> s[PACKS], dy[PACKS], residual[PACKS];
+    nn_pack<T, N> s[PACKS] = {}, dy[PACKS] = {}, residual[PACKS] = {};
 #pragma unroll
     for (int i = 0; i < PACKS; i++) { // all that is needed of the row, on its way at once
       int32_t column = column_of<TEAM, N>(i);

@@ -1,11 +1,16 @@
 // The rows: odd sizes first (one row, widths that no vector divides), then one that is large enough for
-// threads.
+// threads, then what the kernels of GPUs have cases for: rows of whole packs of 16 bytes, by how many a warp
+// or a block holds, and lists of more than one tile.
 #include "tests/nn/operator_table.h"
 
 const operator_row OPERATOR_ROWS[] = {
     {"embedding 1x5", &EMBEDDING, .rows = 1, .width = 5, .more = 3},
     {"embedding 17x33", &EMBEDDING, .rows = 17, .width = 33, .more = 7},
     {"embedding 300x67, threads", &EMBEDDING, .rows = 300, .width = 67, .more = 11},
+    {"embedding 2100x8, 300 words, tiles", &EMBEDDING, .rows = 2100, .width = 8, .more = 300},
+    {"embedding 150x1040, 2 words, long runs", &EMBEDDING, .rows = 150, .width = 1040, .more = 2},
+    {"embedding 900x136, packs, often repeated", &EMBEDDING, .rows = 900, .width = 136, .more = 5},
+    {"embedding 3000x8, packs, many words", &EMBEDDING, .rows = 3000, .width = 8, .more = 700},
 
     {"linear 1x1->1", &LINEAR, .rows = 1, .width = 1, .more = 1},
     {"linear 3x7->5, bias", &LINEAR, .rows = 3, .width = 7, .more = 5, .bias = true},
@@ -15,30 +20,52 @@ const operator_row OPERATOR_ROWS[] = {
     {"linear 16x67->1100, bias, threads over columns", &LINEAR, .rows = 16, .width = 67, .more = 1100,
      .bias = true},
     {"linear 64x48->16", &LINEAR, .rows = 64, .width = 48, .more = 16},
+    {"linear 24x64->40, bias, dx added", &LINEAR, .rows = 24, .width = 64, .more = 40, .bias = true,
+     .accumulate = true},
 
     {"rmsnorm 1x5", &NORM, .rows = 1, .width = 5},
     {"rmsnorm 3x16, residual", &NORM, .rows = 3, .width = 16, .residual = true},
     {"rmsnorm 17x33, residual, in place", &NORM, .rows = 17, .width = 33, .residual = true, .in_place = true},
     {"rmsnorm 300x67, residual, threads", &NORM, .rows = 300, .width = 67, .residual = true},
+    {"rmsnorm 9x768, residual", &NORM, .rows = 9, .width = 768, .residual = true},
+    {"rmsnorm 5x1536", &NORM, .rows = 5, .width = 1536},
     {"layernorm 1x5, bias", &NORM, .rows = 1, .width = 5, .kind = NN_NORM_LAYER, .bias = true},
     {"layernorm 3x16", &NORM, .rows = 3, .width = 16, .kind = NN_NORM_LAYER},
     {"layernorm 17x33, bias, residual, in place", &NORM, .rows = 17, .width = 33, .kind = NN_NORM_LAYER,
      .bias = true, .residual = true, .in_place = true},
     {"layernorm 300x67, bias, residual, threads", &NORM, .rows = 300, .width = 67, .kind = NN_NORM_LAYER,
      .bias = true, .residual = true},
+    {"layernorm 33x256, bias, residual", &NORM, .rows = 33, .width = 256, .kind = NN_NORM_LAYER, .bias = true,
+     .residual = true},
+    {"layernorm 5x4104, bias, residual, in place", &NORM, .rows = 5, .width = 4104, .kind = NN_NORM_LAYER,
+     .bias = true, .residual = true, .in_place = true},
+    {"rmsnorm 40x64, residual, packs", &NORM, .rows = 40, .width = 64, .residual = true},
+    {"rmsnorm 5x4104, packs, wide", &NORM, .rows = 5, .width = 4104},
+    {"layernorm 9x768, bias, residual, packs", &NORM, .rows = 9, .width = 768, .kind = NN_NORM_LAYER,
+     .bias = true, .residual = true},
+    {"layernorm 3x10001, bias, wide", &NORM, .rows = 3, .width = 10001, .kind = NN_NORM_LAYER, .bias = true},
 
     {"rope 1 row, 1 head of 2", &ROPE, .rows = 1, .width = 1, .more = 2},
     {"rope 17 rows, 3 heads of 10", &ROPE, .rows = 17, .width = 3, .more = 10},
     {"rope 17 rows, 2 heads of 34, positions given", &ROPE, .rows = 17, .width = 2, .more = 34,
      .positions = true},
     {"rope 300 rows, 1 head of 300, threads", &ROPE, .rows = 300, .width = 1, .more = 300},
+    {"rope 17 rows, 6 heads of 64", &ROPE, .rows = 17, .width = 6, .more = 64},
+    {"rope 5 rows, 5 heads of 16, positions given", &ROPE, .rows = 5, .width = 5, .more = 16,
+     .positions = true},
+    {"rope 19 rows, 5 heads of 64, packs", &ROPE, .rows = 19, .width = 5, .more = 64},
 
     {"swiglu 1x1", &ACTIVATION, .rows = 1, .width = 1, .kind = NN_MLP_SWIGLU},
     {"swiglu 3x21, in place", &ACTIVATION, .rows = 3, .width = 21, .kind = NN_MLP_SWIGLU, .in_place = true},
     {"swiglu 300x67, threads", &ACTIVATION, .rows = 300, .width = 67, .kind = NN_MLP_SWIGLU},
+    {"swiglu 5x264, in place", &ACTIVATION, .rows = 5, .width = 264, .kind = NN_MLP_SWIGLU, .in_place = true},
     {"gelu 1x1", &ACTIVATION, .rows = 1, .width = 1, .kind = NN_MLP_GELU},
     {"gelu 3x21, in place", &ACTIVATION, .rows = 3, .width = 21, .kind = NN_MLP_GELU, .in_place = true},
     {"gelu 300x67, threads", &ACTIVATION, .rows = 300, .width = 67, .kind = NN_MLP_GELU},
+    {"gelu 5x264, in place", &ACTIVATION, .rows = 5, .width = 264, .kind = NN_MLP_GELU, .in_place = true},
+    {"swiglu 9x136, packs, in place", &ACTIVATION, .rows = 9, .width = 136, .kind = NN_MLP_SWIGLU,
+     .in_place = true},
+    {"gelu 9x136, packs", &ACTIVATION, .rows = 9, .width = 136, .kind = NN_MLP_GELU},
 
     {"classifier 1x5, 3 words", &CLASSIFIER, .rows = 1, .width = 5, .more = 3},
     {"classifier 3x16, 1 word", &CLASSIFIER, .rows = 3, .width = 16, .more = 1},
@@ -49,6 +76,8 @@ const operator_row OPERATOR_ROWS[] = {
     {"classifier 2100x4, 7 words, two pieces", &CLASSIFIER, .rows = 2100, .width = 4, .more = 7},
     {"classifier 6500x4, 7 words, two pieces, some unscored", &CLASSIFIER, .rows = 6500, .width = 4,
      .more = 7, .unscored = true},
+    {"classifier 21x16, 2056 words, packs", &CLASSIFIER, .rows = 21, .width = 16, .more = 2056},
+    {"classifier 5x3, 9001 words", &CLASSIFIER, .rows = 5, .width = 3, .more = 9001},
 
     {"logits 3x7, 5 words", &LOGITS, .rows = 3, .width = 7, .more = 5},
 };

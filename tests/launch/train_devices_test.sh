@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Training on GPUs: the results of the CPU, on one GPU and on two. Exit code 77, skipped, where there are none.
+#   bash tests/launch/train_devices_test.sh PROGRAM one|two
+set -uo pipefail
+name=$2
+# shellcheck source=tests/launch/train_lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/train_lib.sh"
+unset CUDA_VISIBLE_DEVICES # which train_lib.sh hid
+steps=(train.steps=50 eval.every=25 checkpoint.every=25 optimizer.warmup=10)
+
+# on_gpus RANKS SETTINGS...: as train; a machine or a build without so many GPUs skips the test.
+on_gpus() {
+  train "$1" device=cuda "${@:2}"
+  if grep -qE 'built without (CUDA|NCCL)|no GPU is visible|has no NVIDIA driver|would share one GPU|finds no GPU' "$log"; then
+    echo "$name: skipped: $(grep 'error:' "$log" | head -n 1)"
+    exit 77
+  fi
+  expect_status 0
+}
+
+limit=600 # the emulated GPU is slow
+case $name in
+one)
+  on_gpus 0 run="$work/float32" precision=float32 "${steps[@]}"
+  on_gpus 0 run="$work/bf16" precision=bf16 "${steps[@]}"
+  train 0 run="$work/cpu" device=cpu "${steps[@]}"
+  expect_status 0
+  close_to loss 1e-4 "$work/float32" "$work/cpu"
+  close_to kv_fraction 1e-2 "$work/float32" "$work/cpu"
+  close_to loss 1e-2 "$work/bf16" "$work/cpu"
+
+  # A run goes on elsewhere, both ways, and ends as the undisturbed one.
+  for way in 'cpu cuda' 'cuda cpu'; do
+    read -r from to <<<"$way"
+    run=$work/$from-$to
+    cp -r "$work/$([ "$from" = cpu ] && echo cpu || echo float32)" "$run"
+    rm -rf "$run/checkpoints/step-000000050"
+    train 0 run="$run" device="$to" precision=float32 "${steps[@]}"
+    expect_status 0
+    expect_line 'continuing at step 25'
+    close_to loss 1e-4 "$run" "$work/cpu"
+  done
+
+  # Computing activations again changes nothing.
+  on_gpus 0 run="$work/block" precision=float32 train.recompute=block "${steps[@]}"
+  close_to loss 1e-6 "$work/block" "$work/float32"
+  ;;
+
+two)
+  on_gpus 2 run="$work/two" precision=float32 "${steps[@]}"
+  on_gpus 2 run="$work/small" precision=float32 dist.bucket_mib=0.01 "${steps[@]}"
+  on_gpus 2 run="$work/packed" precision=float32 dist.gradients=bf16 "${steps[@]}"
+  on_gpus 0 run="$work/one" precision=float32 "${steps[@]}"
+  close_to loss 1e-4 "$work/two" "$work/one"
+  close_to loss 1e-4 "$work/small" "$work/one"
+  close_to loss 1e-2 "$work/packed" "$work/one"
+
+  # A rank that stands still: the others say for what they wait, and nobody is left.
+  begin 2 device=cuda run="$work/still" dist.deadline=5 train.steps=1000000 eval.every=0 checkpoint.every=0
+  wait_for_step "$work/still" 5
+  pkill -STOP -n -P "$started" || fail 'no rank to stop'
+  since=$SECONDS
+  finish
+  [ "$status" -ne 0 ] || fail 'exit code 0 although a rank stood still'
+  [ $((SECONDS - since)) -lt 60 ] || fail 'still running a minute after a rank stood still'
+  expect_line 'did not complete within 5 s'
+  ;;
+*) fail 'unknown' ;;
+esac
+echo "$name: passed"

@@ -1,10 +1,11 @@
-// Decoding with a cache that evicts, against the masked parallel pass.
+// Decoding with a cache that evicts, against the masked parallel pass, on every device.
 #include <math.h>   // fabs
 #include <stdlib.h> // malloc, calloc, free
 #include <string.h> // memcmp, strstr
 
 #include "model_fixture.h"
 #include "nats/decoder_internal.h"
+#include "tests/device.h"
 #include "tests/nn/fresh_seed.h"
 
 enum { SEQUENCES = 2, LENGTH = 45 };
@@ -39,6 +40,16 @@ static nats_model_config config_of(const variant *v) {
   return config;
 }
 
+// In bf16 a step and a parallel pass round differently, so that a token whose logits are close may get
+// another type in one of them; then only the losses are compared, by their mean.
+static bool types_may_differ(const variant *v, const nn_device *device) {
+  return v->attention == NATS_ATTENTION_NATS && test_is_bf16(device);
+}
+
+static double tolerance_on(const variant *v, const nn_device *device) {
+  return types_may_differ(v, device) ? INFINITY : test_tolerance(device, 1e-4, 1e-1);
+}
+
 static nats_decoder *open_decoder(fixture *f, int32_t sequences, const char *policy, int32_t page_tokens) {
   nats_decoder_config config = {sequences, 2 * LENGTH, page_tokens, policy};
   nats_decoder *decoder;
@@ -60,20 +71,26 @@ static void column(const int32_t *table, int32_t i, int32_t out[SEQUENCES]) {
 
 // ---- decode equals the masked pass
 
-static void check_nll(const variant *v, nats_decoder *decoder, const nats_batch *batch, const float *expected,
-                      uint64_t seed) {
-  double worst = 0.0;
+static void check_nll(const variant *v, const fixture *f, nats_decoder *decoder, const nats_batch *batch,
+                      const float *expected, uint64_t seed) {
+  double worst = 0.0, sum = 0.0;
   for (int32_t i = 0; i < LENGTH; i++) {
     int32_t tokens[SEQUENCES], targets[SEQUENCES];
     float nll[SEQUENCES];
     column(batch->tokens, i, tokens);
     column(batch->targets, i, targets);
     MUST(nats_decoder_score(decoder, tokens, targets, nll));
-    for (int32_t s = 0; s < SEQUENCES; s++)
-      worst = fmax(worst, fabs((double)nll[s] - (double)expected[s * LENGTH + i]));
+    for (int32_t s = 0; s < SEQUENCES; s++) {
+      double off = (double)nll[s] - (double)expected[s * LENGTH + i];
+      sum += off;
+      worst = fmax(worst, isnan(off) ? INFINITY : fabs(off));
+    }
   }
-  cr_expect(worst <= 1e-4, "%s: an nll differs by %g (NN_TEST_SEED=%llu)", v->name, worst,
-            (unsigned long long)seed);
+  double mean = fabs(sum) / (SEQUENCES * LENGTH);
+  cr_expect(mean <= test_tolerance(f->device, 1e-4, 2e-2),
+            "%s: the mean nll differs by %g (NN_TEST_SEED=%llu)", v->name, mean, (unsigned long long)seed);
+  cr_expect(worst <= tolerance_on(v, f->device), "%s: an nll differs by %g (NN_TEST_SEED=%llu)", v->name,
+            worst, (unsigned long long)seed);
 }
 
 static void check_pairs(const variant *v, nats_decoder *decoder, const double *expected, int32_t heads) {
@@ -93,10 +110,10 @@ static void check_pairs(const variant *v, nats_decoder *decoder, const double *e
   cr_expect(stats.steps == LENGTH && stats.stepmean > 0.0 && stats.stepmean <= 1.0, "%s", v->name);
 }
 
-static void check_decode(const variant *v, uint64_t seed) {
+static void check_decode(const variant *v, nn_device *device, uint64_t seed) {
   fixture f;
   nats_model_config config = config_of(v);
-  fixture_open(&f, &config, SEQUENCES, LENGTH, 0.3f, seed);
+  fixture_open_on(&f, device, &config, SEQUENCES, LENGTH, 0.3f, seed);
   nats_batch batch = random_batch(SEQUENCES, LENGTH, config.vocab, seed);
   nats_policy_choice choice;
   nats_model *masked;
@@ -107,8 +124,9 @@ static void check_decode(const variant *v, uint64_t seed) {
   nats_pass pass = {.types = NATS_TYPES_ARGMAX};
   MUST(nats_model_evaluate(masked, &batch, &pass, nll, per_head));
   nats_decoder *decoder = open_decoder(&f, SEQUENCES, v->policy, 4);
-  check_nll(v, decoder, &batch, nll, seed);
-  check_pairs(v, decoder, per_head, config.layers * config.kv_heads);
+  check_nll(v, &f, decoder, &batch, nll, seed);
+  if (!types_may_differ(v, device))
+    check_pairs(v, decoder, per_head, config.layers * config.kv_heads);
   nats_decoder_free(decoder);
   nats_model_free(masked);
   batch_free(&batch);
@@ -117,10 +135,10 @@ static void check_decode(const variant *v, uint64_t seed) {
 
 // The whole point: a cache that is really smaller, and the same model. A token that is dropped too early or
 // too late shows as another nll or another count.
-Test(decoder, equals_the_masked_pass) {
+DEVICE_TEST(decoder, equals_the_masked_pass) {
   uint64_t seed = fresh_seed();
   for (int i = 0; i < VARIANTS; i++)
-    check_decode(&variants[i], seed + (uint64_t)i);
+    check_decode(&variants[i], device, seed + (uint64_t)i);
 }
 
 // ---- a prompt
@@ -136,12 +154,12 @@ static void expect_same_lists(const variant *v, const fixture *f, nats_decoder *
       }
 }
 
-static void expect_close_logits(const variant *v, const float *a, const float *b, int32_t count,
-                                const char *when) {
+static void expect_close_logits(const variant *v, const nn_device *device, const float *a, const float *b,
+                                int32_t count, const char *when) {
   double worst = 0.0;
   for (int32_t i = 0; i < count; i++)
     worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-  cr_expect(worst <= 1e-4, "%s: a logit %s differs by %g", v->name, when, worst);
+  cr_expect(worst <= tolerance_on(v, device), "%s: a logit %s differs by %g", v->name, when, worst);
 }
 
 static void expect_same_counts(const variant *v, nats_decoder *a, nats_decoder *b) {
@@ -153,10 +171,10 @@ static void expect_same_counts(const variant *v, nats_decoder *a, nats_decoder *
             (long long)y.live_tokens, (long long)x.bytes, (long long)y.bytes);
 }
 
-static void check_prefill(const variant *v, int32_t prompt, uint64_t seed) {
+static void check_prefill(const variant *v, nn_device *device, int32_t prompt, uint64_t seed) {
   fixture f;
   nats_model_config config = config_of(v);
-  fixture_open(&f, &config, 1, 1, 0.3f, seed);
+  fixture_open_on(&f, device, &config, 1, 1, 0.3f, seed);
   nats_batch batch = random_batch(SEQUENCES, LENGTH, config.vocab, seed);
   nats_decoder *stepped = open_decoder(&f, SEQUENCES, v->policy, 0);
   nats_decoder *filled = open_decoder(&f, SEQUENCES, v->policy, 0);
@@ -171,16 +189,19 @@ static void check_prefill(const variant *v, int32_t prompt, uint64_t seed) {
       head[s * prompt + i] = tokens[s];
   }
   MUST(nats_decoder_prefill(filled, head, prompt, b));
-  expect_close_logits(v, a, b, SEQUENCES * vocab, "after the prompt");
-  expect_same_lists(v, &f, stepped, filled);
-  expect_same_counts(v, stepped, filled);
+  expect_close_logits(v, device, a, b, SEQUENCES * vocab, "after the prompt");
+  if (!types_may_differ(v, device)) {
+    expect_same_lists(v, &f, stepped, filled);
+    expect_same_counts(v, stepped, filled);
+  }
   for (int32_t i = prompt; i < LENGTH; i++) { // what was stored is what was computed
     column(batch.tokens, i, tokens);
     MUST(nats_decoder_step(stepped, tokens, a));
     MUST(nats_decoder_step(filled, tokens, b));
-    expect_close_logits(v, a, b, SEQUENCES * vocab, "later");
+    expect_close_logits(v, device, a, b, SEQUENCES * vocab, "later");
   }
-  expect_same_lists(v, &f, stepped, filled);
+  if (!types_may_differ(v, device))
+    expect_same_lists(v, &f, stepped, filled);
   free(b);
   free(a);
   nats_decoder_free(filled);
@@ -190,11 +211,11 @@ static void check_prefill(const variant *v, int32_t prompt, uint64_t seed) {
 }
 
 // A prompt goes through the fast parallel pass; text that follows must not depend on that.
-Test(decoder, prefill_equals_steps) {
+DEVICE_TEST(decoder, prefill_equals_steps) {
   uint64_t seed = fresh_seed();
   for (int i = 0; i < VARIANTS; i++) {
-    check_prefill(&variants[i], 29, seed + (uint64_t)i);
-    check_prefill(&variants[i], 1, seed + (uint64_t)i);
+    check_prefill(&variants[i], device, 29, seed + (uint64_t)i);
+    check_prefill(&variants[i], device, 1, seed + (uint64_t)i);
   }
 }
 

@@ -42,19 +42,30 @@ nats_model_config small_config(void) {
 }
 
 static void fill_parameters(fixture *f, float std, uint64_t seed) {
+  float *master = calloc((size_t)f->table.total, sizeof *master); // gaps are zero
+  cr_assert(master);
   for (int32_t p = 0; p < f->table.count; p++) {
     const nn_param *param = &f->table.items[p];
     float middle = param->init == NN_INIT_ONE ? 1.0f : 0.0f;
     for (int64_t i = 0; i < param->count; i++)
-      f->params.master[param->offset + i] = middle + std * random_normal(seed, (uint64_t)(param->offset + i));
+      master[param->offset + i] = middle + std * random_normal(seed, (uint64_t)(param->offset + i));
   }
+  MUST(nn_device_upload(f->device, f->params.master, master, (size_t)f->table.total * sizeof *master));
   MUST(nn_params_refresh_compute(&f->params));
+  free(master);
 }
 
 void fixture_open(fixture *f, const nats_model_config *config, int32_t batch, int32_t length, float std,
                   uint64_t seed) {
-  *f = (fixture){.config = *config};
-  MUST(nn_device_open("cpu", "auto", 0, &f->device));
+  nn_device *device;
+  MUST(nn_device_open("cpu", "auto", 0, &device));
+  fixture_open_on(f, device, config, batch, length, std, seed);
+  f->owns_device = true;
+}
+
+void fixture_open_on(fixture *f, nn_device *device, const nats_model_config *config, int32_t batch,
+                     int32_t length, float std, uint64_t seed) {
+  *f = (fixture){.device = device, .config = *config};
   MUST(nats_model_params(config, &f->table));
   MUST(nn_params_create(f->device, &f->table, true, &f->params));
   fill_parameters(f, std, seed);
@@ -69,7 +80,8 @@ void fixture_close(fixture *f) {
   nats_model_free(f->model);
   nn_params_free(&f->params);
   nn_param_table_free(&f->table);
-  nn_device_close(f->device);
+  if (f->owns_device)
+    nn_device_close(f->device);
 }
 
 nats_batch random_batch(int32_t batch, int32_t length, int32_t vocab, uint64_t seed) {
@@ -131,12 +143,27 @@ void zero_gradients(fixture *f) {
   MUST(nn_device_zero(f->device, f->params.grad, (size_t)f->table.total * sizeof(float)));
 }
 
+float *copy_gradients(const fixture *f) {
+  size_t bytes = (size_t)f->table.total * sizeof(float);
+  float *copy = malloc(bytes);
+  cr_assert(copy);
+  MUST(nn_device_download(f->device, copy, f->params.grad, bytes));
+  MUST(nn_device_sync(f->device));
+  return copy;
+}
+
+nn_sums read_sums(const fixture *f) {
+  nn_sums sums;
+  MUST(nn_device_download(f->device, &sums, f->sums, sizeof sums));
+  MUST(nn_device_sync(f->device));
+  return sums;
+}
+
 double mean_loss(fixture *f, const nats_batch *batch, nats_pass pass) {
   nn_sums sums;
   pass.sums = f->sums;
   MUST(nn_device_zero(f->device, f->sums, sizeof sums));
   MUST(nats_model_evaluate(f->model, batch, &pass, NULL, NULL));
-  MUST(nn_device_download(f->device, &sums, f->sums, sizeof sums));
-  MUST(nn_device_sync(f->device));
+  sums = read_sums(f);
   return sums.nll / sums.scored;
 }

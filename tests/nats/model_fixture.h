@@ -14,6 +14,7 @@ typedef struct {
 
 typedef struct {
   nn_device *device;
+  bool owns_device;
   nats_model_config config;
   nn_param_table table;
   nn_params params;
@@ -29,7 +30,14 @@ nats_model_config small_config(void);
 // around 1) and a model with gradients.
 void fixture_open(fixture *f, const nats_model_config *config, int32_t batch, int32_t length, float std,
                   uint64_t seed);
+// The same on a device of the caller.
+void fixture_open_on(fixture *f, nn_device *device, const nats_model_config *config, int32_t batch,
+                     int32_t length, float std, uint64_t seed);
 void fixture_close(fixture *f);
+
+// Gradients and sums in host memory. The gradients belong to the caller.
+float *copy_gradients(const fixture *f);
+nn_sums read_sums(const fixture *f);
 
 // Random tokens and targets (every fifth not scored), samples from 100 on. Freed by batch_free.
 nats_batch random_batch(int32_t batch, int32_t length, int32_t vocab, uint64_t seed);

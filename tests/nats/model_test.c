@@ -13,14 +13,6 @@ static nats_model_config typed_config(void) {
   return config;
 }
 
-static float *copy_gradients(const fixture *f) {
-  size_t bytes = (size_t)f->table.total * sizeof(float);
-  float *copy = malloc(bytes);
-  cr_assert(copy);
-  memcpy(copy, f->params.grad, bytes);
-  return copy;
-}
-
 // Parameter by parameter, relative to its largest entry.
 static void expect_same_gradients(const fixture *f, const float *expected, double tolerance,
                                   const char *what) {

@@ -279,7 +279,7 @@ __device__ static inline float weight_of(const nats_cuda_attention &a, float pro
 // delta, dq and visible.seen
 template <typename T, int PIECES>
 __global__ __launch_bounds__(THREADS, 1) static void backward_rows_kernel(nats_cuda_attention a,
-                                                                       int32_t blocks) {
+                                                                          int32_t blocks) {
   constexpr int ROWS = warp_rows(PIECES);
   __shared__ __align__(16) plain_shared<PIECES> shared;
   const query_rows own = find_rows<PIECES>(a, blocks, shared.row_token);
@@ -372,7 +372,7 @@ __device__ static void write_sums(float *to, const float (&sum)[warp_rows(PIECES
 // dk, dv and the sums of `visible` over rows
 template <typename T, int PIECES>
 __global__ __launch_bounds__(THREADS, 1) static void backward_keys_kernel(nats_cuda_attention a,
-                                                                       int32_t blocks) {
+                                                                          int32_t blocks) {
   constexpr int ROWS = warp_rows(PIECES);
   __shared__ __align__(16) plain_shared<PIECES> shared;
   __shared__ key_rows<PIECES> own;

@@ -11,17 +11,12 @@ struct emulator_blas {
 struct emulator_matmul {
   cublasOperation_t transpose_a, transpose_b;
   cublasLtEpilogue_t epilogue;
-  cublasLtPointerMode_t pointer_mode;
-  const void *bias;
-  int bias_type; // a cudaDataType_t, or -1: that of d
+  const void *bias; // in the type of d
 };
 struct emulator_layout {
   cudaDataType type;
   uint64_t rows, columns;
-  int64_t leading;
-  cublasLtOrder_t order;
-  int32_t batches;
-  int64_t batch_stride;
+  int64_t leading; // column-major
 };
 struct emulator_preference {
   uint64_t workspace;
@@ -53,7 +48,7 @@ static void store(void *base, cudaDataType type, int64_t index, float value) {
 
 // Where (row, column) of a layout lies.
 static int64_t index_of(const emulator_layout *x, int64_t row, int64_t column) {
-  return x->order == CUBLASLT_ORDER_COL ? row + column * x->leading : row * x->leading + column;
+  return row + column * x->leading;
 }
 
 // op(x) as [outer, k], k fastest: rows of a, columns of b.
@@ -95,27 +90,22 @@ const char *cublasLtGetStatusString(cublasStatus_t status) {
   default: return "an error of the emulated cuBLASLt";
   }
 }
-const char *cublasGetStatusString(cublasStatus_t status) { return cublasLtGetStatusString(status); }
-const char *cublasLtGetStatusName(cublasStatus_t status) { return cublasLtGetStatusString(status); }
-size_t cublasLtGetVersion(void) { return CUDART_VERSION * 10; }
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) { return create(handle, {}); }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy(handle); }
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t, cudaDataType_t) {
   return create(
-      desc, {CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_POINTER_MODE_HOST, nullptr, -1});
+      desc, {CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t attribute, const void *value,
                                               size_t bytes) {
   switch (attribute) {
-  case CUBLASLT_MATMUL_DESC_POINTER_MODE: return set(&desc->pointer_mode, value, bytes);
   case CUBLASLT_MATMUL_DESC_TRANSA: return set(&desc->transpose_a, value, bytes);
   case CUBLASLT_MATMUL_DESC_TRANSB: return set(&desc->transpose_b, value, bytes);
   case CUBLASLT_MATMUL_DESC_EPILOGUE: return set(&desc->epilogue, value, bytes);
   case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return set(&desc->bias, value, bytes);
-  case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE: return set(&desc->bias_type, value, bytes);
   }
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -123,17 +113,7 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { return des
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows,
                                           uint64_t columns, int64_t leading) {
-  return create(layout, {type, rows, columns, leading, CUBLASLT_ORDER_COL, 1, 0});
-}
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
-                                                cublasLtMatrixLayoutAttribute_t attribute, const void *value,
-                                                size_t bytes) {
-  switch (attribute) {
-  case CUBLASLT_MATRIX_LAYOUT_ORDER: return set(&layout->order, value, bytes);
-  case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: return set(&layout->batches, value, bytes);
-  case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: return set(&layout->batch_stride, value, bytes);
-  }
-  return CUBLAS_STATUS_NOT_SUPPORTED;
+  return create(layout, {type, rows, columns, leading});
 }
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return destroy(layout); }
 
@@ -182,37 +162,25 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                     static_cast<int64_t>(turn_b ? b_layout->rows : b_layout->columns) == n &&
                     c_layout->rows == d_layout->rows && c_layout->columns == d_layout->columns;
   for (const emulator_layout *x : {a_layout, b_layout, c_layout, d_layout})
-    if (x->leading < static_cast<int64_t>(x->order == CUBLASLT_ORDER_COL ? x->rows : x->columns) ||
-        x->batches != d_layout->batches)
+    if (x->leading < static_cast<int64_t>(x->rows))
       return CUBLAS_STATUS_INVALID_VALUE;
   if (!fits || m == 0 || n == 0 || k == 0)
     return CUBLAS_STATUS_INVALID_VALUE;
   const float by = *static_cast<const float *>(alpha), keep = *static_cast<const float *>(beta);
-  const bool with_bias = desc->epilogue == CUBLASLT_EPILOGUE_BIAS;
-  const cudaDataType bias_type =
-      desc->bias_type >= 0 ? static_cast<cudaDataType>(desc->bias_type) : d_layout->type;
-  auto part = [](const void *base, const emulator_layout *x, int32_t batch) {
-    return static_cast<const char *>(base) + batch * x->batch_stride * static_cast<int64_t>(size_of(x->type));
-  };
-  for (int32_t batch = 0; batch < d_layout->batches; batch++) {
-    std::vector<float> left = pack(part(a, a_layout, batch), a_layout, !turn_a, m, k);
-    std::vector<float> right = pack(part(b, b_layout, batch), b_layout, turn_b, n, k);
-    const void *from = part(c, c_layout, batch);
-    void *to = const_cast<char *>(part(d, d_layout, batch));
-    for (int64_t row = 0; row < m; row++)
-      for (int64_t column = 0; column < n; column++) {
-        const float *x = &left[static_cast<size_t>(row * k)], *y = &right[static_cast<size_t>(column * k)];
-        float sum = 0;
-        for (int64_t i = 0; i < k; i++)
-          sum += x[i] * y[i];
-        sum *= by;
-        if (keep != 0)
-          sum += keep * load(from, c_layout->type, index_of(c_layout, row, column));
-        if (with_bias)
-          sum += load(desc->bias, bias_type, row);
-        store(to, d_layout->type, index_of(d_layout, row, column), sum);
-      }
-  }
+  const std::vector<float> left = pack(a, a_layout, !turn_a, m, k), right = pack(b, b_layout, turn_b, n, k);
+  for (int64_t row = 0; row < m; row++)
+    for (int64_t column = 0; column < n; column++) {
+      const float *x = &left[static_cast<size_t>(row * k)], *y = &right[static_cast<size_t>(column * k)];
+      float sum = 0;
+      for (int64_t i = 0; i < k; i++)
+        sum += x[i] * y[i];
+      sum *= by;
+      if (keep != 0)
+        sum += keep * load(c, c_layout->type, index_of(c_layout, row, column));
+      if (desc->epilogue == CUBLASLT_EPILOGUE_BIAS)
+        sum += load(desc->bias, d_layout->type, row);
+      store(d, d_layout->type, index_of(d_layout, row, column), sum);
+    }
   return CUBLAS_STATUS_SUCCESS;
 }
 }

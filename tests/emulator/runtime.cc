@@ -52,8 +52,6 @@ const char *cudaGetErrorString(cudaError_t error) {
   default: return "an error of the emulated runtime";
   }
 }
-const char *cudaGetErrorName(cudaError_t error) { return cudaGetErrorString(error); }
-cudaError_t cudaPeekAtLastError(void) { return last_error; }
 cudaError_t cudaGetLastError(void) {
   cudaError_t error = last_error;
   last_error = cudaSuccess;
@@ -64,20 +62,11 @@ cudaError_t cudaDriverGetVersion(int *version) {
   *version = CUDART_VERSION;
   return cudaSuccess;
 }
-cudaError_t cudaRuntimeGetVersion(int *version) {
-  *version = CUDART_VERSION;
-  return cudaSuccess;
-}
 cudaError_t cudaGetDeviceCount(int *count) {
   *count = 1;
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) { return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
-cudaError_t cudaGetDevice(int *device) {
-  *device = 0;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "emulated GPU");
@@ -88,24 +77,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   properties->sharedMemPerMultiprocessor = 228 << 10;
   return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
-  cudaDeviceProp p;
-  cudaError_t error = cudaGetDeviceProperties(&p, device);
-  switch (attribute) {
-  case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-    *value = static_cast<int>(p.sharedMemPerBlockOptin);
-    return error;
-  case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; return error;
-  case cudaDevAttrComputeCapabilityMajor: *value = p.major; return error;
-  case cudaDevAttrComputeCapabilityMinor: *value = p.minor; return error;
-  }
-  return result(cudaErrorInvalidValue);
-}
-cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int) {
-  snprintf(text, static_cast<size_t>(size), "0000:00:00.0");
-  return cudaSuccess;
-}
-cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
   *available = *total = static_cast<size_t>(8) << 30;
   return cudaSuccess;
@@ -128,11 +99,10 @@ cudaError_t cudaFree(void *memory) {
   free(memory);
   return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **memory, size_t bytes) {
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) {
   *memory = malloc(bytes > 0 ? bytes : 1);
   return result(*memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);
 }
-cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned) { return cudaMallocHost(memory, bytes); }
 cudaError_t cudaFreeHost(void *memory) {
   free(memory);
   return cudaSuccess;
@@ -168,9 +138,6 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
   *stream = static_cast<cudaStream_t>(malloc(1));
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreate(cudaStream_t *stream) {
-  return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
-}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   free(stream);
   return cudaSuccess;
@@ -181,7 +148,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
   *event = static_cast<cudaEvent_t>(malloc(1));
   return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
+cudaError_t cudaEventCreate(cudaEvent_t *event) { return cudaEventCreateWithFlags(event, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   free(event);
   return cudaSuccess;

@@ -14,7 +14,6 @@
 #define __constant__    static
 #define __shared__      static // blocks run one after another
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__    __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
@@ -45,15 +44,8 @@ static const int warpSize = EMULATOR_LANES;
 #define uint3 emulator_uint3 // already there, for threadIdx
 EMULATOR_VECTORS(unsigned, uint, 8, 16)
 #undef uint3
-EMULATOR_VECTORS(signed char, char, 2, 4)
-EMULATOR_VECTORS(unsigned char, uchar, 2, 4)
-EMULATOR_VECTORS(short, short, 4, 8)
-EMULATOR_VECTORS(unsigned short, ushort, 4, 8)
 EMULATOR_VECTORS(int, int, 8, 16)
 EMULATOR_VECTORS(float, float, 8, 16)
-EMULATOR_VECTORS(long long, longlong, 16, 16)
-EMULATOR_VECTORS(unsigned long long, ulonglong, 16, 16)
-EMULATOR_VECTORS(double, double, 16, 16)
 #undef EMULATOR_VECTORS
 
 // ---- numbers
@@ -68,68 +60,18 @@ static inline int __float_as_int(float x) { return emulator_bits<int>(x); }
 static inline unsigned __float_as_uint(float x) { return emulator_bits<unsigned>(x); }
 static inline float __int_as_float(int x) { return emulator_bits<float>(x); }
 static inline float __uint_as_float(unsigned x) { return emulator_bits<float>(x); }
-static inline long long __double_as_longlong(double x) { return emulator_bits<long long>(x); }
-static inline double __longlong_as_double(long long x) { return emulator_bits<double>(x); }
 
 // Macros: the C library has functions of these names that no header calls.
-#define __expf    expf
-#define __exp10f  exp10f
-#define __logf    logf
-#define __log2f   log2f
-#define __sinf    sinf
-#define __cosf    cosf
-#define __sincosf sincosf
-#define __powf    powf
-#define __tanhf   tanhf
+#define __expf  expf
+#define __logf  logf
+#define __log2f log2f
 static inline float __fdividef(float x, float y) { return x / y; }
-static inline float __fdiv_rn(float x, float y) { return x / y; }
-static inline float __fadd_rn(float x, float y) { return x + y; }
-static inline float __fsub_rn(float x, float y) { return x - y; }
-static inline float __fmul_rn(float x, float y) { return x * y; }
-static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
-static inline float __frcp_rn(float x) { return 1.0f / x; }
-static inline float __fsqrt_rn(float x) { return sqrtf(x); }
-static inline float __frsqrt_rn(float x) { return 1.0f / sqrtf(x); }
-static inline float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
-static inline double __dadd_rn(double x, double y) { return x + y; }
-static inline double __dmul_rn(double x, double y) { return x * y; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-static inline int __float2int_rn(float x) { return static_cast<int>(rintf(x)); }
-static inline int __float2int_rz(float x) { return static_cast<int>(x); }
-static inline int __float2int_rd(float x) { return static_cast<int>(floorf(x)); }
-static inline int __float2int_ru(float x) { return static_cast<int>(ceilf(x)); }
-static inline float __int2float_rn(int x) { return static_cast<float>(x); }
-static inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
-static inline float __double2float_rn(double x) { return static_cast<float>(x); }
 
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 static inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
-static inline int __clzll(long long x) {
-  return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));
-}
-static inline unsigned __brev(unsigned x) {
-  unsigned y = 0;
-  for (int i = 0; i < 32; i++)
-    y |= (x >> i & 1) << (31 - i);
-  return y;
-}
-static inline unsigned __umulhi(unsigned x, unsigned y) {
-  return static_cast<unsigned>(static_cast<uint64_t>(x) * y >> 32);
-}
-static inline int __mulhi(int x, int y) { return static_cast<int>(static_cast<int64_t>(x) * y >> 32); }
-static inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
-  return static_cast<unsigned long long>(static_cast<unsigned __int128>(x) * y >> 64);
-}
-static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
-  return static_cast<unsigned>(((static_cast<uint64_t>(high) << 32 | low) << (shift & 31)) >> 32);
-}
-static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
-  return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31));
-}
 
 #define EMULATOR_MIN_MAX(result, type1, type2)                                                               \
   static inline result min(type1 x, type2 y) {                                                               \
@@ -157,11 +99,6 @@ static inline double max(double x, double y) { return fmax(x, y); }
 // ---- memory
 
 template <typename T> static inline T __ldg(const T *x) { return *x; }
-template <typename T> static inline T __ldcs(const T *x) { return *x; }
-template <typename T> static inline T __ldcg(const T *x) { return *x; }
-template <typename T> static inline T __ldca(const T *x) { return *x; }
-template <typename T> static inline void __stcs(T *x, T value) { *x = value; }
-template <typename T> static inline void __stcg(T *x, T value) { *x = value; }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
 
@@ -170,24 +107,6 @@ template <typename T, typename U> static inline T atomicAdd(T *x, U value) {
   static_assert(std::is_integral<T>::value, "a sum that depends on the order of threads");
   T before = *x;
   *x = static_cast<T>(before + value);
-  return before;
-}
-#define EMULATOR_ATOMIC(name, result)                                                                        \
-  template <typename T, typename U> static inline T name(T *x, U operand) {                                  \
-    T before = *x, value = static_cast<T>(operand);                                                          \
-    *x = result;                                                                                             \
-    return before;                                                                                           \
-  }
-EMULATOR_ATOMIC(atomicMax, before < value ? value : before)
-EMULATOR_ATOMIC(atomicMin, value < before ? value : before)
-EMULATOR_ATOMIC(atomicOr, static_cast<T>(before | value))
-EMULATOR_ATOMIC(atomicAnd, static_cast<T>(before &value))
-EMULATOR_ATOMIC(atomicExch, value)
-#undef EMULATOR_ATOMIC
-template <typename T> static inline T atomicCAS(T *x, T expected, T value) {
-  T before = *x;
-  if (before == expected)
-    *x = value;
   return before;
 }
 
@@ -200,9 +119,6 @@ static inline int __syncthreads_count(int predicate, EMULATOR_HERE) {
 }
 static inline int __syncthreads_or(int predicate, EMULATOR_HERE) {
   return emulator_barrier(here, predicate != 0) != 0;
-}
-static inline int __syncthreads_and(int predicate, EMULATOR_HERE) {
-  return emulator_barrier(here, predicate == 0) == 0;
 }
 
 // ---- warps
@@ -253,12 +169,6 @@ static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = E
   return emulator_receive(here, "__shfl_xor_sync", mask, value, from < end ? from : lane);
 }
 template <typename T>
-static inline T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = EMULATOR_LANES,
-                                 EMULATOR_HERE) {
-  int lane = emulator_lane(), from = lane + static_cast<int>(lanes), end = (lane & ~(width - 1)) + width;
-  return emulator_receive(here, "__shfl_down_sync", mask, value, from < end ? from : lane);
-}
-template <typename T>
 static inline T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = EMULATOR_LANES,
                                EMULATOR_HERE) {
   int lane = emulator_lane(), from = lane - static_cast<int>(lanes), begin = lane & ~(width - 1);
@@ -288,7 +198,6 @@ static inline T emulator_reduce(emulator_place here, const char *operation, unsi
   emulator_meet(here, operation, mask, &reduction, emulator_reduction<T, combine>::act);
   return reduction.value;
 }
-template <typename T> static inline T emulator_add(T x, T y) { return static_cast<T>(x + y); }
 template <typename T> static inline T emulator_or(T x, T y) { return static_cast<T>(x | y); }
 template <typename T> static inline T emulator_least(T x, T y) { return y < x ? y : x; }
 template <typename T> static inline T emulator_most(T x, T y) { return x < y ? y : x; }
@@ -302,15 +211,6 @@ static inline int __any_sync(unsigned mask, int predicate, EMULATOR_HERE) {
 }
 static inline int __all_sync(unsigned mask, int predicate, EMULATOR_HERE) {
   return emulator_reduce<int, emulator_least<int>>(here, "__all_sync", mask, predicate != 0);
-}
-template <typename T> static inline T __reduce_add_sync(unsigned mask, T value, EMULATOR_HERE) {
-  return emulator_reduce<T, emulator_add<T>>(here, "__reduce_add_sync", mask, value);
-}
-template <typename T> static inline T __reduce_min_sync(unsigned mask, T value, EMULATOR_HERE) {
-  return emulator_reduce<T, emulator_least<T>>(here, "__reduce_min_sync", mask, value);
-}
-template <typename T> static inline T __reduce_max_sync(unsigned mask, T value, EMULATOR_HERE) {
-  return emulator_reduce<T, emulator_most<T>>(here, "__reduce_max_sync", mask, value);
 }
 static inline void __syncwarp(unsigned mask = ~0u, EMULATOR_HERE) {
   emulator_reduce<int, emulator_least<int>>(here, "__syncwarp", mask, 0);

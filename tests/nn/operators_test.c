@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "nn/random.h"
+#include "tests/device.h"
 #include "tests/nn/fresh_seed.h"
 #include "tests/nn/operator_table.h"
 
@@ -282,25 +283,8 @@ static void check_row(nn_device *device, const operator_row *row, uint64_t seed)
   free_case(&c);
 }
 
-static void check_table(const char *name, const char *precision) {
-  nn_device *device = NULL;
-  if (nn_device_open(name, precision, 0, &device) == NN_ERR_UNSUPPORTED)
-    cr_skip("%s", nn_error_text()); // which of the two it is: no CUDA in this build, or no GPU
-  cr_assert_not_null(device, "%s", nn_error_text());
+DEVICE_TEST(operators, table) {
   uint64_t seed = fresh_seed();
   for (int i = 0; i < OPERATOR_ROW_COUNT; i++)
     check_row(device, &OPERATOR_ROWS[i], seed);
-  nn_device_close(device);
-}
-
-Test(operators, cpu) {
-  check_table("cpu", "float32");
-}
-
-Test(operators, cuda_float32) {
-  check_table("cuda", "float32");
-}
-
-Test(operators, cuda_bf16) {
-  check_table("cuda", "bf16");
 }

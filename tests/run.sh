@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs the tests.
-#   bash tests/run.sh          all tests of the release build, then the unit tests under two sanitizers
+#   bash tests/run.sh          all tests of the release build, then the unit tests under two sanitizers, and the
+#                              CUDA kernels on an emulated GPU (tests/emulator), under both
 #   bash tests/run.sh --long   also the long ones: soak, kill and comparison runs
 # Where nvcc is found the release build has the CUDA code too, and where a GPU is visible its tests run there;
-# each build says which it is. The sanitizers' builds are for the CPU.
+# each build says which it is. The other builds are for the CPU.
 # Ends with 0 only when everything passed. A single test: ctest --test-dir build/release -R NAME.
 set -uo pipefail
 # shellcheck source=launch/install.sh
@@ -43,6 +44,8 @@ for sanitizer in asan ubsan; do
   natsformer_build "$sanitizer" ON unit_tests
   tests_of "$sanitizer" -L unit -LE long
 done
+natsformer_build emulated ON device_tests
+tests_of emulated -L device -LE long
 if [ "$long" = yes ]; then
   tests_of release -L long -j 1
 fi

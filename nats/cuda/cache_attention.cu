@@ -207,7 +207,9 @@ __device__ static void join_warps(const decode &d, int32_t item, int32_t head, c
 }
 
 template <typename T, int E, bool VECTOR, int G>
-static __global__ void __launch_bounds__(THREADS, E > 16 ? 1 : 4) attend_item(decode d) {
+static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
+                                                  : E * G > 32 ? 3
+                                                               : 4) attend_item(decode d) {
   NN_DYNAMIC_SHARED(char, memory);
   item_memory<T> shared;
   shared.keys = (const T **)memory;

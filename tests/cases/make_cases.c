@@ -85,7 +85,7 @@ static void put_mask(hid_t group, const reference *r) {
 
 static void make_case(hid_t file, const attention_spec *spec, uint64_t seed) {
   attention_case c;
-  case_open(&c, spec, seed);
+  case_open(&c, test_open_cpu(), spec, seed);
   reference r = case_reference(&c, 0);
   hid_t group = H5Gcreate2(file, spec->name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
   const hsize_t types[3] = {(hsize_t)spec->kv_heads, (hsize_t)c.chunks, 3};
@@ -93,7 +93,7 @@ static void make_case(hid_t file, const attention_spec *spec, uint64_t seed) {
   if (spec->chunk > 1)
     put_attribute(group, "chunk", H5T_NATIVE_INT32, &spec->chunk);
   put_mask(group, &r);
-  put(group, "types", H5T_NATIVE_UINT8, 2, types, c.op.types);
+  put(group, "types", H5T_NATIVE_UINT8, 2, types, c.type);
   put_heads(group, "q", H5T_NATIVE_FLOAT, &r, r.heads, r.q);
   put_heads(group, "k", H5T_NATIVE_FLOAT, &r, r.kv_heads, r.k);
   put_heads(group, "v", H5T_NATIVE_FLOAT, &r, r.kv_heads, r.v);
@@ -109,7 +109,6 @@ static void make_case(hid_t file, const attention_spec *spec, uint64_t seed) {
   put(group, "dtypes_clip1", H5T_NATIVE_DOUBLE, 3, types, r.dtypes);
   H5Gclose(group);
   reference_free(&r);
-  case_close(&c);
 }
 
 void make_cases(const char *path, uint64_t seed) {

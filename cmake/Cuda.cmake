@@ -1,6 +1,6 @@
-# CUDA is used where nvcc is found: NATSFORMER_CUDA=AUTO, ON (required) or OFF (the default until all operators exist). NCCL, which sums
+# CUDA is used where nvcc is found: NATSFORMER_CUDA=AUTO (the default), ON (required) or OFF. NCCL, which sums
 # gradients over GPUs, is looked for in the system paths, in the CUDA tree, and under the hint NCCL_ROOT.
-set(NATSFORMER_CUDA OFF CACHE STRING "Build for NVIDIA GPUs: AUTO, ON or OFF")
+set(NATSFORMER_CUDA AUTO CACHE STRING "Build for NVIDIA GPUs: AUTO, ON or OFF")
 set_property(CACHE NATSFORMER_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(natsformer_cuda_wish "${NATSFORMER_CUDA}")
 set(NATSFORMER_CUDA OFF) # from here on: whether this build has it

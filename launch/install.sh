@@ -1,6 +1,7 @@
 # Packages and build, once for all scripts. To be sourced:
 #   natsformer_install program|tests          installs what is missing, with apt-get as root or through sudo
-#   natsformer_build PRESET ON|OFF [TARGET...] configures (tests on or off) and builds into build/PRESET
+#   natsformer_build PRESET ON|OFF [TARGET...] configures (tests on or off) and builds into build/PRESET; where
+#                                              natsformer_cuda is set, with that for NATSFORMER_CUDA
 #   natsformer_cores                           prints how many cores this process may use
 # shellcheck shell=bash
 
@@ -71,7 +72,14 @@ natsformer_build() {
     options+=(-G Ninja)
   fi
   if command -v ccache >/dev/null; then
-    options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+    options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache
+      -DCMAKE_CUDA_COMPILER_LAUNCHER=ccache)
+  fi
+  # Code for GPUs takes minutes to compile: a first build on a machine without one leaves it out.
+  if [ -n "${natsformer_cuda:-}" ]; then
+    options+=(-DNATSFORMER_CUDA="$natsformer_cuda")
+  elif [ ! -f "$folder/CMakeCache.txt" ] && ! nvidia-smi -L >/dev/null 2>&1; then
+    options+=(-DNATSFORMER_CUDA=OFF)
   fi
   natsformer_say "building ($preset)"
   log=$(mktemp)

@@ -38,8 +38,10 @@ tests_of() {
 }
 
 natsformer_install tests
+natsformer_cuda=AUTO # compiled wherever nvcc is, GPU or not
 natsformer_build release ON
 tests_of release -LE long
+natsformer_cuda=
 for sanitizer in asan ubsan; do
   natsformer_build "$sanitizer" ON unit_tests
   tests_of "$sanitizer" -L unit -LE long

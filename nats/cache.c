@@ -14,10 +14,32 @@ static nn_status allocate(nats_cache *cache) {
   cache->state = calloc(lists * state + 1, sizeof *cache->state);
   cache->pairs = calloc((size_t)shape->layers * (size_t)shape->kv_heads * 2, sizeof *cache->pairs);
   cache->rows = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->rows);
-  if (!cache->lists || !cache->state || !cache->pairs || !cache->rows)
+  cache->changes = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->changes);
+  cache->replayed = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->replayed);
+  cache->head_rank = calloc((size_t)shape->layers * (size_t)shape->kv_heads, sizeof *cache->head_rank);
+  cache->sample = calloc((size_t)shape->sequences, sizeof *cache->sample);
+  if (!cache->lists || !cache->state || !cache->pairs || !cache->rows || !cache->changes ||
+      !cache->replayed || !cache->head_rank || !cache->sample)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld cache lists", (long long)cache->list_count);
   for (size_t i = 0; i < lists; i++)
     cache->lists[i].tokens.state = cache->state + i * state;
+  return NN_OK;
+}
+
+// Of equal heads the first ranks higher.
+static nn_status rank_heads(nats_cache *cache) {
+  const double *use = cache->shape.head_use;
+  int32_t heads = cache->shape.layers * cache->shape.kv_heads;
+  if (!cache->choice.policy->needs_head_use)
+    return NN_OK;
+  if (!use)
+    return NN_FAIL(
+        NN_ERR_USAGE,
+        "policy '%s': needs the KV use of every head of a trained model (head_use), which was not given",
+        cache->choice.policy->name);
+  for (int32_t h = 0; h < heads; h++)
+    for (int32_t other = 0; other < heads; other++)
+      cache->head_rank[h] += use[other] > use[h] || (!(use[other] < use[h]) && other < h);
   return NN_OK;
 }
 
@@ -36,6 +58,11 @@ nn_status nats_cache_create(nn_device *device, const nats_cache_shape *shape,
   cache->list_count = (int64_t)shape->layers * nats_cache_layer_size(cache);
   nats_page_pool_init(&cache->pool, device, shape->page_tokens, shape->head_size);
   nn_status status = allocate(cache);
+  if (status == NN_OK)
+    status = rank_heads(cache);
+  for (int32_t s = 0; status == NN_OK && s < shape->sequences; s++)
+    cache->sample[s] = s;
+  cache->shape.head_use = NULL; // the caller's
   if (status != NN_OK)
     nats_cache_free(cache);
   else
@@ -61,6 +88,10 @@ void nats_cache_reset(nats_cache *cache) {
   cache->table_bytes = cache->peak_bytes = 0;
 }
 
+void nats_cache_set_samples(nats_cache *cache, const int64_t *sample) {
+  memcpy(cache->sample, sample, (size_t)cache->shape.sequences * sizeof *sample);
+}
+
 void nats_cache_free(nats_cache *cache) {
   if (!cache)
     return;
@@ -70,11 +101,19 @@ void nats_cache_free(nats_cache *cache) {
   nn_device_free(cache->device, cache->device_weights);
   free(cache->weights);
   free(cache->logits);
+  free(cache->turn_room);
+  free(cache->turns);
+  free(cache->merge_to);
   free(cache->drop);
   free(cache->slot_moves);
+  free(cache->additions);
   free(cache->moves);
   free(cache->writes);
+  free(cache->replayed);
+  free(cache->changes);
   free(cache->rows);
+  free(cache->sample);
+  free(cache->head_rank);
   free(cache->pairs);
   free(cache->state);
   free(cache->lists);
@@ -83,9 +122,15 @@ void nats_cache_free(nats_cache *cache) {
 
 // ---- what it holds
 
+int64_t nats_cache_list_bytes(const nats_policy *policy, int32_t page_tokens, int64_t page_bytes,
+                              int32_t tokens) {
+  return (int64_t)sizeof(nats_cache_list) + policy->state_size * (int64_t)sizeof(float) +
+         nats_list_pages(tokens, page_tokens) * page_bytes +
+         nats_list_capacity(tokens, page_tokens) * nats_list_table_bytes(page_tokens, policy->keeps_scores);
+}
+
 static int64_t fixed_bytes(const nats_cache *cache) {
-  size_t list = sizeof *cache->lists + (size_t)cache->choice.policy->state_size * sizeof *cache->state;
-  return cache->list_count * (int64_t)list;
+  return cache->list_count * nats_cache_list_bytes(cache->choice.policy, cache->shape.page_tokens, 0, 0);
 }
 
 int64_t nats_cache_bytes(const nats_cache *cache) {
@@ -98,10 +143,9 @@ void nats_cache_advance(nats_cache *cache, int32_t positions) {
 
 // Every list with as many tokens as positions were seen.
 static int64_t dense_bytes(const nats_cache *cache) {
-  int32_t page = cache->shape.page_tokens, length = (int32_t)cache->positions;
-  int64_t list = nats_list_pages(length, page) * (int64_t)cache->pool.page_bytes +
-                 nats_list_capacity(length, page) * nats_list_table_bytes(page, false);
-  return cache->list_count * (list + (int64_t)sizeof *cache->lists);
+  return cache->list_count * nats_cache_list_bytes(&nats_policy_dense, cache->shape.page_tokens,
+                                                   (int64_t)cache->pool.page_bytes,
+                                                   (int32_t)cache->positions);
 }
 
 void nats_cache_stats_read(const nats_cache *cache, nats_cache_stats *stats) {

@@ -15,14 +15,21 @@ typedef struct nats_cache nats_cache;
 typedef struct {
   int32_t sequences, layers, heads, kv_heads, head_size;
   int32_t page_tokens;
-  int32_t chunk; // tokens that share a type
-  float scale;   // of attention: 1 / sqrt(D)
+  int32_t chunk;          // tokens that share a type
+  float scale;            // of attention: 1 / sqrt(D)
+  uint64_t seed;          // of policies that draw
+  const double *head_use; // [layers, Hk] use of the cache, read by create alone; NULL where nobody knows
 } nats_cache_shape;
 
+// Errors: NN_ERR_USAGE (an impossible shape; a policy needs the use per head and there is none),
+// NN_ERR_MEMORY.
 nn_status nats_cache_create(nn_device *device, const nats_cache_shape *shape,
                             const nats_policy_choice *choice, nats_cache **out);
 void nats_cache_free(nats_cache *cache);
 void nats_cache_reset(nats_cache *cache); // empty, counts from 0
+
+// Which samples the sequences are, [S]: a key of random numbers. 0, 1, ... where nobody says.
+void nats_cache_set_samples(nats_cache *cache, const int64_t *sample);
 
 // What a layer hands over. Rows are tokens `token_stride` elements apart; k was turned to its position.
 typedef struct {
@@ -31,6 +38,8 @@ typedef struct {
   const nn_act *k, *v; // [S * T, Hk, D]
   const float *logits; // [S * T, Hk, 3] device memory, NULL in models without scorers
   nn_act *o;           // [S, H, D]
+  const float *rope;   // [positions, D/2, 2] device memory: how keys were turned
+  int32_t positions;   // rows of it
 } nats_cache_tokens;
 
 // Position `position` of one layer, for all sequences (T = 1): evict, append, attend into `o`, evict.
@@ -48,6 +57,11 @@ void nats_cache_advance(nats_cache *cache, int32_t positions);
 
 void nats_cache_stats_read(const nats_cache *cache, nats_cache_stats *stats);
 void nats_cache_per_head(const nats_cache *cache, double *per_head); // [layers, Hk, 2] live, causal
+
+// Bytes of a list of `tokens` under a policy, with all that the cache counts; `page_bytes`: keys and values
+// of a page.
+int64_t nats_cache_list_bytes(const nats_policy *policy, int32_t page_tokens, int64_t page_bytes,
+                              int32_t tokens);
 
 // The living positions of a list in ascending order, [length] into `positions` where not NULL; returns
 // length.

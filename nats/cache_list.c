@@ -1,6 +1,7 @@
 #include "nats/cache_list.h"
 
-#include <stdlib.h> // realloc, free
+#include <stdlib.h> // realloc, free, qsort
+#include <string.h> // memset
 
 int32_t nats_list_pages(int32_t length, int32_t page_tokens) {
   return (int32_t)(((int64_t)length + page_tokens - 1) / page_tokens);
@@ -97,4 +98,41 @@ int32_t nats_list_drop(nats_policy_list *tokens, const int32_t *drop, int32_t co
   }
   tokens->length = length;
   return moved;
+}
+
+// ---- numbering anew
+
+static int ascending(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+// Tokens that live without a gap up to `position`: they stay where they are. `seen`: [length] scratch.
+static int32_t count_gapless(const nats_policy_list *tokens, int32_t position, int32_t *seen) {
+  memset(seen, 0, (size_t)tokens->length * sizeof *seen);
+  for (int32_t slot = 0; slot < tokens->length; slot++) {
+    int32_t distance = position - tokens->position[slot];
+    if (distance < tokens->length)
+      seen[distance] = 1;
+  }
+  int32_t count = 0;
+  while (count < tokens->length && seen[count])
+    count++;
+  return count;
+}
+
+bool nats_list_turns(const nats_policy_list *tokens, int32_t position, int32_t *turn, int64_t *room) {
+  int32_t gapless = count_gapless(tokens, position, turn), older = 0;
+  if (gapless == tokens->length)
+    return false;
+  for (int32_t slot = 0; slot < tokens->length; slot++) {
+    int64_t distance = position - tokens->position[slot];
+    turn[slot] = 0;
+    if (distance >= gapless)
+      room[older++] = distance << 32 | slot;
+  }
+  qsort(room, (size_t)older, sizeof *room, ascending);
+  for (int32_t i = 0; i < older; i++)
+    turn[room[i] & INT32_MAX] = (int32_t)(room[i] >> 32) - (gapless + i);
+  return true;
 }

@@ -35,6 +35,10 @@ nn_status nats_list_fit_pages(nats_cache_list *list, nats_page_pool *pool);
 void nats_list_push(nats_policy_list *tokens, int32_t position);
 int32_t nats_list_drop(nats_policy_list *tokens, const int32_t *drop, int32_t count, nats_slot_move *moves);
 
+// How far each key is to be turned forward so that its token, seen from `position`, is as far away as there
+// are living tokens after it: turn [length], room [length] scratch. Returns whether any is turned at all.
+bool nats_list_turns(const nats_policy_list *tokens, int32_t position, int32_t *turn, int64_t *room);
+
 // The number of a slot over all pages.
 static inline int64_t nats_list_slot(const nats_cache_list *list, int32_t slot, int32_t page_tokens) {
   return (int64_t)list->pages[slot / page_tokens] * page_tokens + slot % page_tokens;

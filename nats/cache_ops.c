@@ -3,7 +3,8 @@
 
 static nn_status need_cache(nn_device *device, const nats_ops_table **out) {
   NN_TRY(nats_need_ops(device, out));
-  if (!(*out)->cache_append || !(*out)->cache_compact || !(*out)->cache_attention)
+  const nats_ops_table *table = *out;
+  if (!table->cache_append || !table->cache_compact || !table->cache_merge || !table->cache_attention)
     return NN_FAIL(NN_ERR_UNSUPPORTED, "decoding with a cache is not built for this device; use device=cpu");
   return NN_OK;
 }
@@ -20,11 +21,25 @@ nn_status nats_cache_compact_run(nn_device *device, const nats_cache_compact *op
   return op->count > 0 ? table->cache_compact(device, op) : NN_OK;
 }
 
+nn_status nats_cache_merge_run(nn_device *device, const nats_cache_merge *op) {
+  const nats_ops_table *table;
+  NN_TRY(need_cache(device, &table));
+  return op->count > 0 ? table->cache_merge(device, op) : NN_OK;
+}
+
+static nn_status check_turns(const nats_cache_attention *op) {
+  for (int32_t l = 0; l < op->sequences * op->kv_heads; l++)
+    if (op->lists[l].turn && !op->rope)
+      return NN_FAIL(NN_ERR_INTERNAL, "cache attention: list %d turns its keys without a table", (int)l);
+  return NN_OK;
+}
+
 nn_status nats_cache_attention_run(nn_device *device, const nats_cache_attention *op) {
   const nats_ops_table *table;
   NN_TRY(need_cache(device, &table));
   if (op->kv_heads < 1 || op->heads % op->kv_heads != 0 || op->longest < 1)
     return NN_FAIL(NN_ERR_INTERNAL, "cache attention: %d heads over %d kv heads, longest list %d",
                    (int)op->heads, (int)op->kv_heads, (int)op->longest);
+  NN_TRY(check_turns(op));
   return table->cache_attention(device, op);
 }

@@ -40,10 +40,27 @@ typedef struct {
 } nats_cache_compact;
 nn_status nats_cache_compact_run(nn_device *device, const nats_cache_compact *op);
 
+// Adds a multiple of a slot's value to the values of other slots. No slot is both a source and a destination,
+// and none is a destination twice.
+typedef struct {
+  int64_t from, to; // slots of all pages
+  float factor;
+} nats_cache_addition;
+
+typedef struct {
+  nats_cache_pages pages;
+  const nats_cache_addition *additions; // [count] host memory
+  int64_t count;
+} nats_cache_merge;
+nn_status nats_cache_merge_run(nn_device *device, const nats_cache_merge *op);
+
 // One query per sequence and head attends to all of its list, which is never empty.
 typedef struct {
   const int32_t *pages; // page table, host memory
   int32_t length;       // tokens
+  // [length] how many positions a slot's key is turned forward before the query sees it, host memory; NULL:
+  // none
+  const int32_t *turn;
 } nats_cache_row;
 
 typedef struct {
@@ -55,6 +72,8 @@ typedef struct {
   int64_t token_stride;               // of q
   const nn_act *q;                    // [S, H, D]
   nn_act *o;                          // [S, H, D], dense
+  const float *rope;                  // [positions, D/2, 2] of nn_rope_table, device memory; only for turns
+  int32_t positions;                  // rows of it
   float *weights; // [S, Hk, longest] softmax weights of every slot, summed over the group's heads; or NULL
 } nats_cache_attention;
 nn_status nats_cache_attention_run(nn_device *device, const nats_cache_attention *op);

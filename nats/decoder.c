@@ -29,7 +29,18 @@ static nats_attention_kind kind_of(const nats_policy *policy) {
   return policy->mask == NATS_NO_MASK ? NATS_ATTENTION_DENSE : (nats_attention_kind)policy->mask;
 }
 
-static nn_status create_cache(nats_decoder *d, int32_t page_tokens) {
+static int32_t page_tokens_of(int32_t page_tokens) {
+  return page_tokens > 0 ? page_tokens : STANDARD_PAGE_TOKENS;
+}
+
+int64_t nats_decoder_list_bytes(const nats_policy *policy, const nats_model_config *config,
+                                const nn_device *device, int32_t page_tokens, int32_t tokens) {
+  int32_t page = page_tokens_of(page_tokens);
+  int64_t token = 2 * config->head_size * (int64_t)nn_device_act_size(device); // key and value
+  return nats_cache_list_bytes(policy, page, page * token, tokens);
+}
+
+static nn_status create_cache(nats_decoder *d, const nats_decoder_config *decoder) {
   const nats_model_config *c = &d->config;
   nats_cache_shape shape = {
       .sequences = d->sequences,
@@ -37,17 +48,19 @@ static nn_status create_cache(nats_decoder *d, int32_t page_tokens) {
       .heads = c->heads,
       .kv_heads = c->kv_heads,
       .head_size = c->head_size,
-      .page_tokens = page_tokens > 0 ? page_tokens : STANDARD_PAGE_TOKENS,
+      .page_tokens = page_tokens_of(decoder->page_tokens),
       .chunk = d->choice.policy->needs_scorer ? c->type_chunk : 1,
       .scale = nats_scale(c),
+      .seed = decoder->seed,
+      .head_use = decoder->head_use,
   };
   return nats_cache_create(d->device, &shape, &d->choice, &d->cache);
 }
 
-static nn_status create_parts(nats_decoder *d, int32_t page_tokens) {
+static nn_status create_parts(nats_decoder *d, const nats_decoder_config *decoder) {
   nats_model_size size = {d->sequences, 1, d->max_length, false};
   NN_TRY(nats_model_create_as(&d->config, kind_of(d->choice.policy), d->params, size, &d->model));
-  NN_TRY(create_cache(d, page_tokens));
+  NN_TRY(create_cache(d, decoder));
   size_t logits = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *d->logits;
   void *memory;
   NN_TRY(nn_device_alloc(d->device, logits, "logits", &memory));
@@ -71,7 +84,7 @@ nn_status nats_decoder_create_with(const nats_model_config *config, const nn_par
   d->device = params->device;
   d->sequences = decoder->sequences;
   d->max_length = decoder->max_length;
-  nn_status status = create_parts(d, decoder->page_tokens);
+  nn_status status = create_parts(d, decoder);
   if (status != NN_OK)
     nats_decoder_free(d);
   else
@@ -102,6 +115,10 @@ nn_status nats_decoder_reset(nats_decoder *d) {
   return NN_OK;
 }
 
+void nats_decoder_set_samples(nats_decoder *d, const int64_t *sample) {
+  nats_cache_set_samples(d->cache, sample);
+}
+
 const nats_cache *nats_decoder_cache(const nats_decoder *d) {
   return d->cache;
 }
@@ -118,6 +135,8 @@ static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
       .v = op.v,
       .logits = m->kind == NATS_ATTENTION_NATS ? m->logits : NULL,
       .o = op.o,
+      .rope = m->rope,
+      .positions = m->positions,
   };
 }
 

@@ -6,7 +6,7 @@
 // that ends. Outputs equal the masked parallel pass with the same (argmax) types, to rounding.
 #pragma once
 
-#include "nats/model.h"
+#include "nats/policy.h"
 
 typedef struct nats_decoder nats_decoder;
 
@@ -16,8 +16,18 @@ typedef struct {
   int32_t sequences;   // decoded in lockstep
   int32_t max_length;  // positions, for the RoPE table; the cache itself grows only with living tokens
   int32_t page_tokens; // tokens of a page; 0: 16
+  uint64_t seed;       // of policies that draw
   const char *policy;  // NAME or NAME:KEY=VALUE,... of nats/policy.h; NULL: what the model was trained with
+  // [layers, Hk] use of the cache, any scale, of which only the order counts: for policies that treat heads
+  // apart (needs_head_use). Read by create alone; NULL where nobody knows.
+  const double *head_use;
 } nats_decoder_config;
+
+// Bytes that a list (a sequence, layer and kv head) of `tokens` tokens takes in a cache, counted as in
+// nats_cache_stats; page_tokens as in nats_decoder_config. What a policy with a size in tokens allocates at
+// its peak is this times the number of lists.
+int64_t nats_decoder_list_bytes(const nats_policy *policy, const nats_model_config *config,
+                                const nn_device *device, int32_t page_tokens, int32_t tokens);
 
 nn_status nats_decoder_create(const nats_model_config *config, const nn_params *params,
                               const nats_decoder_config *decoder, nats_decoder **out);
@@ -25,6 +35,10 @@ void nats_decoder_free(nats_decoder *decoder);
 
 // Empties the cache: the next step is position 0. Pages go back to the pool.
 nn_status nats_decoder_reset(nats_decoder *decoder);
+
+// Says which samples the sequences are, [S]: policies that draw then draw the same for a sample, whatever is
+// decoded beside it. Stays until the next call; 0, 1, ... where nobody says.
+void nats_decoder_set_samples(nats_decoder *decoder, const int64_t *sample);
 
 // Feeds one token per sequence and computes the logits of the next. tokens: [S] host; logits: [S, V] host,
 // NULL where not wanted.

@@ -19,6 +19,7 @@ typedef struct {
   // decoding; NULL where a device cannot
   nn_status (*cache_append)(nn_device *, const nats_cache_append *);
   nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);
+  nn_status (*cache_merge)(nn_device *, const nats_cache_merge *);
   nn_status (*cache_attention)(nn_device *, const nats_cache_attention *);
 } nats_ops_table;
 

@@ -5,9 +5,8 @@
 #include <string.h>
 
 static const nats_policy *const policies[] = {
-    &nats_policy_dense,
-    &nats_policy_window,
-    &nats_policy_nats,
+    &nats_policy_dense, &nats_policy_nats,   &nats_policy_window, &nats_policy_streaming, &nats_policy_h2o,
+    &nats_policy_tova,  &nats_policy_snapkv, &nats_policy_cam,    &nats_policy_random,    &nats_policy_duo,
 };
 
 enum { POLICIES = sizeof policies / sizeof *policies };
@@ -54,10 +53,12 @@ static nn_status parse_one(const nats_policy *policy, const char *text, const ch
   errno = 0;
   long value = strtol(equals + 1, &after, 10);
   bool is_number = equals[1] >= '0' && equals[1] <= '9' && after == end && errno == 0;
-  if (!is_number || value > INT32_MAX || value < policy->parameters[p].least)
-    return NN_FAIL(NN_ERR_USAGE, "policy '%s': %s: expected a whole number of at least %d, found '%.*s'",
-                   policy->name, policy->parameters[p].name, (int)policy->parameters[p].least,
-                   (int)(end - equals - 1), equals + 1);
+  const nats_policy_parameter *parameter = &policy->parameters[p];
+  int32_t most = parameter->most > 0 ? parameter->most : INT32_MAX;
+  if (!is_number || value > most || value < parameter->least)
+    return NN_FAIL(NN_ERR_USAGE, "policy '%s': %s: expected a whole number from %d to %d, found '%.*s'",
+                   policy->name, parameter->name, (int)parameter->least, (int)most, (int)(end - equals - 1),
+                   equals + 1);
   out->parameter[p] = (int32_t)value;
   return NN_OK;
 }
@@ -70,8 +71,10 @@ static nn_status use_standards(const nats_policy *policy, const nats_model_confi
       continue;
     out->parameter[p] = parameter->standard > 0 ? parameter->standard : config->window;
     if (out->parameter[p] < parameter->least)
-      return NN_FAIL(NN_ERR_USAGE, "policy '%s': this model has no window, so give one: %s:%s=NUMBER",
-                     policy->name, policy->name, parameter->name);
+      return NN_FAIL(NN_ERR_USAGE,
+                     "policy '%s': %s: expected a number, as this model has no window to take for it: "
+                     "%s:%s=NUMBER",
+                     policy->name, parameter->name, policy->name, parameter->name);
   }
   return NN_OK;
 }

@@ -3,7 +3,9 @@
 // A policy is one file (nats/policy_NAME.c) and one row in nats/policy.c. It never sees keys, values or
 // pages: it looks at the living tokens of one list, that is of one (sequence, layer, kv head), and names the
 // slots to drop. At position i the cache asks `before`, appends token i, attends to all that is left, and
-// asks `after`.
+// asks `after`. Lists are asked in any order and at the same time: a hook touches its list alone.
+//
+// Where a policy has a size in tokens, that is how many a list attends to at most, the newest included.
 #pragma once
 
 #include "nats/model.h"
@@ -19,7 +21,7 @@ typedef struct {
   int32_t length;
   int32_t *position;   // [length] where the token was written
   uint8_t *type;       // [length] nats_type or NATS_UNTYPED; a policy with types sets it
-  float *score;        // [length] the policy's own number of a token, 0 at first; only with `uses_weights`
+  float *score;        // [length] the policy's own number of a token, 0 at first; only with `keeps_scores`
   const float *weight; // [length] attention of this step, summed over the query heads of the group; in
                        // `after`, only with `uses_weights`
   float *state;        // [state_size] the policy's own numbers of a list, 0 at first
@@ -32,6 +34,12 @@ typedef struct {
   const float *logits; // [3] of the scorer for token i; NULL before the append and in models without scorers
   int32_t chunk;       // C, tokens that share a type
   int32_t parameter[NATS_POLICY_PARAMETERS];
+  // which list, and the key of random numbers
+  int64_t sample; // that the sequence comes from: draws do not depend on what is decoded beside it
+  int32_t layer, head;
+  uint64_t seed;
+  // place of the head among all heads of all layers, by falling use of the cache: only with `needs_head_use`
+  int32_t head_rank, head_count;
 } nats_policy_step;
 
 typedef struct {
@@ -39,24 +47,47 @@ typedef struct {
   const char *help;
   int32_t standard; // value where none is given; 0: the model's window
   int32_t least;
+  int32_t most; // 0: no limit
 } nats_policy_parameter;
 
 typedef struct {
   const char *name;
   const char *source;                                       // who described it
+  const char *keeps;                                        // what stays in the cache, in a line
+  const char *departs;                                      // where it differs from the published code
   nats_policy_parameter parameters[NATS_POLICY_PARAMETERS]; // up to the first without a name
-  bool needs_scorer;                                        // only for models with attention: nats
-  bool uses_weights;                                        // `after` reads attention weights
-  int32_t state_size;                                       // floats
+  // The parameter that a search for a wanted number of bytes turns, and whether it is a share of the heads in
+  // percent rather than tokens of a list. NULL: the policy has no such number.
+  const char *size;
+  bool size_is_percent;
+  bool prompt_only;    // drops tokens at the end of a prompt and never later
+  bool needs_scorer;   // only for models with attention: nats
+  bool needs_head_use; // reads the use of the cache per head that the decoder was given
+  bool uses_weights;   // `after` reads attention weights
+  bool keeps_scores;   // tokens have scores
+  bool averages_heads; // weights are averaged over all query heads of the layer, so that its lists agree
+  bool draws;          // depends on the seed
+  int32_t state_size;  // floats
   // nats_attention_kind whose parallel pass shows the same pairs, or NATS_NO_MASK. With a mask that has a
   // window, that is the first parameter.
   int32_t mask;
   // Each writes the slots to drop in ascending order ([length] fit) and returns how many. NULL: none.
   int32_t (*before)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
   int32_t (*after)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
+  // Whether `after` has anything to do at this step. NULL: at every step.
+  bool (*is_due)(const nats_policy_step *step);
+  // `slot`, the only one that a hook named, is about to go: writes the slots whose values get `factor` times
+  // its value ([length] fit) and returns how many. NULL: none.
+  int32_t (*merge)(const nats_policy_step *step, const nats_policy_list *list, int32_t slot, int32_t *to,
+                   float *factor);
+  // Whether the tokens of a list are numbered anew, without gaps, before every step: a key is turned forward
+  // to the position that its place in the cache gives it. NULL: no.
+  bool (*reassigns)(const int32_t *parameter);
 } nats_policy;
 
-extern const nats_policy nats_policy_dense, nats_policy_window, nats_policy_nats;
+extern const nats_policy nats_policy_dense, nats_policy_nats, nats_policy_window, nats_policy_streaming,
+    nats_policy_h2o, nats_policy_tova, nats_policy_snapkv, nats_policy_cam, nats_policy_random,
+    nats_policy_duo;
 
 // A policy with the numbers that it runs with.
 typedef struct {

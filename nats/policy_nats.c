@@ -52,8 +52,13 @@ static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32
 
 const nats_policy nats_policy_nats = {
     .name = "nats",
-    .source = "Deng and Lindauer 2025 (arXiv 2502.13251)",
-    .parameters = {{"window", "W: positions that a window token stays visible after its chunk", 0, 1}},
+    .source = "Deng and Lindauer 2025 (NAtS, arXiv 2502.13251)",
+    .keeps = "what the learned types keep: global tokens, local ones until the next global, window ones for "
+             "`window` positions",
+    .departs = "The types were trained with the exact gradient of the mask (docs/method.md).",
+    .parameters = {{.name = "window",
+                    .help = "W: positions that a window token stays visible after its chunk",
+                    .least = 1}},
     .needs_scorer = true,
     .state_size = NATS_TYPES,
     .mask = NATS_ATTENTION_NATS,

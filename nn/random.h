@@ -15,6 +15,7 @@ typedef enum {
   NN_RANDOM_SYNTH,
   NN_RANDOM_GENERATE,
   NN_RANDOM_TEST,
+  NN_RANDOM_EVICTION, // cache policies that draw
 } nn_random_purpose;
 
 typedef struct {

@@ -52,8 +52,21 @@ typedef struct {
   const float *q; // [group, D]
   float *o;       // [group, D]
   float *p;       // [group, longest] scratch: scores, then e^(score - max)
+  float *turned;  // [D] scratch
   float *weights; // [longest] or NULL
 } job;
+
+// A key as it looks `turn` positions further on: pairs (i, i + D/2) are turned as RoPE turns them.
+NN_INLINE const float *turn_key(const job *j, const float *key, int32_t turn) {
+  int32_t half = j->op->pages.head_size / 2;
+  const float *table = j->op->rope + (int64_t)turn * 2 * half;
+  for (int32_t i = 0; i < half; i++) {
+    float a = key[i], b = key[half + i], c = table[2 * i], s = table[2 * i + 1];
+    j->turned[i] = a * c - b * s;
+    j->turned[half + i] = a * s + b * c;
+  }
+  return j->turned;
+}
 
 NN_INLINE void scores(const job *j) {
   const nats_cache_pages *pages = &j->op->pages;
@@ -61,6 +74,8 @@ NN_INLINE void scores(const job *j) {
   for (int32_t t = 0; t < j->list->length; t++) {
     const float *k = nats_cpu_page_at(pages, j->list->pages[t / pages->page_tokens]).k;
     k += (int64_t)(t % pages->page_tokens) * size;
+    if (j->list->turn && j->list->turn[t] != 0)
+      k = turn_key(j, k, j->list->turn[t]);
     for (int32_t g = 0; g < j->group; g++)
       j->p[(int64_t)g * j->op->longest + t] = j->op->scale * dot(j->q + (int64_t)g * size, k, size);
   }
@@ -99,10 +114,10 @@ enum { ROOM_STEP = 4096 }; // tokens
 
 nn_status nats_cpu_cache_attention(nn_device *device, const nats_cache_attention *op) {
   int32_t group = op->heads / op->kv_heads, size = op->pages.head_size;
-  int64_t per_thread = (int64_t)group * op->longest;
+  int64_t per_thread = (int64_t)group * op->longest + size;
   int32_t lists = op->sequences * op->kv_heads;
   // Lists grow by a token a step: ask for room in coarse steps, or every step would allocate.
-  int64_t room = (int64_t)group * ((op->longest + ROOM_STEP - 1) / ROOM_STEP * ROOM_STEP);
+  int64_t room = (int64_t)group * ((op->longest + ROOM_STEP - 1) / ROOM_STEP * ROOM_STEP) + size;
   void *scratch;
   NN_TRY(nn_device_workspace(device, (size_t)(omp_get_max_threads() * room) * sizeof(float), &scratch));
   const float *q = op->q;
@@ -110,13 +125,15 @@ nn_status nats_cpu_cache_attention(nn_device *device, const nats_cache_attention
 #pragma omp parallel for schedule(dynamic) if (nn_range_is_large(lists * per_thread * size))
   for (int32_t l = 0; l < lists; l++) {
     int32_t s = l / op->kv_heads, head = l % op->kv_heads * group;
+    float *own = (float *)scratch + omp_get_thread_num() * per_thread;
     attend(&(job){
         .op = op,
         .list = &op->lists[l],
         .group = group,
         .q = q + s * op->token_stride + (int64_t)head * size,
         .o = o + ((int64_t)s * op->heads + head) * size,
-        .p = (float *)scratch + omp_get_thread_num() * per_thread,
+        .p = own,
+        .turned = own + (int64_t)group * op->longest,
         .weights = op->weights ? op->weights + (int64_t)l * op->longest : NULL,
     });
   }

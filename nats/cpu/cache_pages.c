@@ -1,4 +1,4 @@
-// Rows of keys and values into pages, and from page to page.
+// Rows of keys and values into pages, from page to page, and values added to others.
 #include <string.h> // memcpy
 
 #include "nats/cpu/cache.h"
@@ -30,6 +30,20 @@ nn_status nats_cpu_cache_compact(nn_device *device, const nats_cache_compact *op
     nats_cpu_slot to = nats_cpu_slot_at(&op->pages, op->moves[i].to);
     memcpy(to.k, from.k, bytes);
     memcpy(to.v, from.v, bytes);
+  }
+  return NN_OK;
+}
+
+nn_status nats_cpu_cache_merge(nn_device *device, const nats_cache_merge *op) {
+  (void)device;
+  int32_t size = op->pages.head_size;
+#pragma omp parallel for if (nn_range_is_large(op->count * size))
+  for (int64_t i = 0; i < op->count; i++) {
+    const nats_cache_addition *addition = &op->additions[i];
+    const float *from = nats_cpu_slot_at(&op->pages, addition->from).v;
+    float *to = nats_cpu_slot_at(&op->pages, addition->to).v;
+    for (int32_t d = 0; d < size; d++)
+      to[d] += addition->factor * from[d];
   }
   return NN_OK;
 }

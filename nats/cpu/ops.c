@@ -21,5 +21,6 @@ const nats_ops_table nats_cpu_ops = {
     .attention_workspace = attention_workspace,
     .cache_append = nats_cpu_cache_append,
     .cache_compact = nats_cpu_cache_compact,
+    .cache_merge = nats_cpu_cache_merge,
     .cache_attention = nats_cpu_cache_attention,
 };

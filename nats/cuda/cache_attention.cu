@@ -19,6 +19,7 @@ typedef struct {
   int64_t pages;  // where its page table begins
   int32_t length; // tokens
   int32_t item;   // the first of its items
+  int64_t turns;  // where its turns begin, -1: none
 } list_place;
 
 typedef struct {
@@ -39,6 +40,8 @@ typedef struct {
   const list_place *list; // [lists]
   const item_place *item; // [items]
   const int32_t *pages;
+  const int32_t *turns;
+  const float *rope; // [positions, D/2, 2] cos and sin
   // results of items
   float *peak, *mass; // [items, group]
   float *mix;         // [items, group, D]
@@ -133,6 +136,43 @@ __device__ static void find_scores(const decode &d, const lane_place<T, E, VECTO
         if (t < end && threadIdx.x % place.lanes == 0)
           shared.p[g * d.item_tokens + t] = sum;
       }
+    }
+  }
+  __syncwarp();
+}
+
+// Scores of query heads [head, head + G) with a key as it looks `turn` positions further on: pairs (i, i +
+// D/2) are turned as RoPE turns them.
+template <typename T, int G>
+__device__ static void find_turned_score(const decode &d, const T *queries, int32_t heads, int32_t t,
+                                         int32_t turn, const item_memory<T> &shared) {
+  const int32_t half = d.head_size / 2;
+  const float *table = d.rope + (int64_t)turn * d.head_size;
+  const T *key = shared.keys[t];
+  for (int g = 0; g < G && g < heads; g++) {
+    const T *q = queries + (int64_t)g * d.head_size;
+    float sum = 0;
+    for (int32_t i = (int32_t)(threadIdx.x % NN_WARP); i < half; i += NN_WARP) {
+      const float a = nn_load(key + i), b = nn_load(key + half + i), c = table[2 * i], s = table[2 * i + 1];
+      sum += nn_load(q + i) * (a * c - b * s) + nn_load(q + half + i) * (a * s + b * c);
+    }
+    sum = nn_warp_sum(sum);
+    if (threadIdx.x % NN_WARP == 0)
+      shared.p[g * d.item_tokens + t] = d.scale * sum;
+  }
+}
+
+// Replaces the scores of keys that are turned: few, as a rule, so a warp takes one after the other.
+template <typename T, int G>
+__device__ static void find_turned_scores(const decode &d, const list_place &list, const T *queries,
+                                          int32_t heads, int32_t begin, int32_t first, int32_t end,
+                                          const item_memory<T> &shared) {
+  for (int32_t t0 = first; t0 < end; t0 += NN_WARP) {
+    const int32_t mine = t0 + (int32_t)(threadIdx.x % NN_WARP);
+    const int32_t turn = mine < end ? d.turns[list.turns + begin + mine] : 0;
+    for (unsigned left = __ballot_sync(0xffffffffu, turn != 0); left != 0; left &= left - 1) {
+      const int lane = __ffs((int)left) - 1;
+      find_turned_score<T, G>(d, queries, heads, t0 + lane, __shfl_sync(0xffffffffu, turn, lane), shared);
     }
   }
   __syncwarp();
@@ -237,6 +277,8 @@ static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
   }
   find_keys(d, list, item.begin, first, end, shared.keys);
   find_scores<T, E, VECTOR, G>(d, place, q, first, end, shared);
+  if (list.turns >= 0)
+    find_turned_scores<T, G>(d, list, queries, d.group - head, item.begin, first, end, shared);
   for (int g = 0; g < G; g++) {
     float *p = shared.p + g * d.item_tokens;
     float *scores = d.scores + ((int64_t)item.list * d.group + head + g) * d.longest + item.begin;
@@ -297,13 +339,13 @@ static __global__ void sum_weights(decode d) {
 // ---- what the device has to know of the lists
 
 typedef struct {
-  int64_t slabs, items, pages; // how many
+  int64_t slabs, items, pages, turns; // how many
   int32_t item_tokens;
 } plan;
 
 // Items short enough to keep all multiprocessors busy, and long enough to be worth joining.
 static plan make_plan(const nn_device *device, const nats_cache_attention *op) {
-  plan p = {0, 0, 0, 0};
+  plan p = {0, 0, 0, 0, 0};
   const int32_t lists = op->sequences * op->kv_heads;
   int64_t tokens = 0;
   for (int32_t l = 0; l < lists; l++)
@@ -320,6 +362,7 @@ static plan make_plan(const nn_device *device, const nats_cache_attention *op) {
       p.slabs = slab >= p.slabs ? slab + 1 : p.slabs;
     }
     p.pages += pages;
+    p.turns += op->lists[l].turn != NULL ? op->lists[l].length : 0;
     p.items += nn_ceil_div(op->lists[l].length, item_tokens);
   }
   return p;
@@ -330,6 +373,7 @@ typedef struct {
   list_place *list;
   item_place *item;
   int32_t *pages;
+  int32_t *turns;
 } tables;
 
 static tables take_tables(nats_scratch *scratch, const plan *p, int32_t lists) {
@@ -338,19 +382,24 @@ static tables take_tables(nats_scratch *scratch, const plan *p, int32_t lists) {
   t.list = (list_place *)nats_scratch_take(scratch, lists, sizeof *t.list);
   t.item = (item_place *)nats_scratch_take(scratch, p->items, sizeof *t.item);
   t.pages = (int32_t *)nats_scratch_take(scratch, p->pages, sizeof *t.pages);
+  t.turns = (int32_t *)nats_scratch_take(scratch, p->turns, sizeof *t.turns);
   return t;
 }
 
 static void fill_tables(const nats_cache_attention *op, const plan *p, tables t) {
   memcpy(t.slabs, op->pages.slabs, (size_t)p->slabs * sizeof *t.slabs);
-  int64_t pages = 0;
+  int64_t pages = 0, turns = 0;
   int32_t items = 0;
   for (int32_t l = 0; l < op->sequences * op->kv_heads; l++) {
     const nats_cache_row *row = &op->lists[l];
     const int32_t count = nn_ceil_div(row->length, op->pages.page_tokens);
-    t.list[l] = list_place{pages, row->length, items};
+    t.list[l] = list_place{pages, row->length, items, row->turn != NULL ? turns : -1};
     memcpy(t.pages + pages, row->pages, (size_t)count * sizeof *t.pages);
     pages += count;
+    if (row->turn != NULL) {
+      memcpy(t.turns + turns, row->turn, (size_t)row->length * sizeof *t.turns);
+      turns += row->length;
+    }
     for (int32_t begin = 0; begin < row->length; begin += p->item_tokens)
       t.item[items++] = item_place{l, begin};
   }
@@ -378,6 +427,7 @@ static void take_all(nats_scratch *scratch, const nats_cache_attention *op, cons
   d->list = t.list;
   d->item = t.item;
   d->pages = t.pages;
+  d->turns = t.turns;
   const int64_t results = p->items * d->group, rows = (int64_t)d->lists * d->group;
   d->peak = (float *)nats_scratch_take(scratch, results, sizeof(float));
   d->mass = (float *)nats_scratch_take(scratch, results, sizeof(float));
@@ -435,6 +485,7 @@ extern "C" nn_status nats_cuda_cache_attention(nn_device *device, const nats_cac
   d.q = op->q;
   d.o = op->o;
   d.weights = op->weights;
+  d.rope = op->rope;
   const plan p = make_plan(device, op);
   d.items = (int32_t)p.items;
   d.item_tokens = p.item_tokens;

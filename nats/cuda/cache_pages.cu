@@ -1,5 +1,5 @@
-// Rows of keys and values into pages, and from page to page (nats/cpu/cache_pages.c). The host resolves slots
-// to addresses, so that the device reads one small list.
+// Rows of keys and values into pages, from page to page, and values added to others (nats/cpu/cache_pages.c).
+// The host resolves slots to addresses, so that the device reads one small list.
 #include <stdlib.h> // malloc, free
 
 #include "nn/cuda/kernel.h"
@@ -111,4 +111,50 @@ extern "C" nn_status nats_cuda_cache_compact(nn_device *device, const nats_cache
   const int64_t value = value_distance(device, &op->pages);
   const row_shape shape = {value, value, (int64_t)nn_device_act_size(device) * op->pages.head_size};
   return copy_all(device, op, move_row, shape, op->count);
+}
+
+// ---- values added to others
+
+typedef struct {
+  const char *from;
+  char *to;
+  float factor;
+} row_sum;
+
+// Block (addition): no value is read and written, or written twice, by the additions of one call.
+template <typename T> static __global__ void add_rows(const row_sum *sums, int32_t size) {
+  const row_sum sum = sums[blockIdx.x];
+  const T *from = (const T *)sum.from;
+  T *to = (T *)sum.to;
+  for (int32_t column = (int32_t)threadIdx.x; column < size; column += (int32_t)blockDim.x)
+    nn_store(to + column, nn_load(to + column) + sum.factor * nn_load(from + column));
+}
+
+template <typename T>
+static nn_status add(nn_device *device, const row_sum *sums, int64_t count, int32_t size) {
+  const unsigned threads = size <= NN_WARP ? NN_WARP : 4 * NN_WARP;
+  return NN_LAUNCH(device, add_rows<T>, (unsigned)count, threads, 0, sums, size);
+}
+
+extern "C" nn_status nats_cuda_cache_merge(nn_device *device, const nats_cache_merge *op) {
+  const int64_t value = value_distance(device, &op->pages), part = op->count < PART ? op->count : PART;
+  void *workspace;
+  NN_TRY(nn_device_workspace(device, (size_t)part * sizeof(row_sum), &workspace));
+  row_sum *host = (row_sum *)malloc((size_t)part * sizeof *host);
+  if (host == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld values of the cache", (long long)part);
+  nn_status status = NN_OK;
+  for (int64_t first = 0; first < op->count && status == NN_OK; first += part) {
+    const int64_t rows = op->count - first < part ? op->count - first : part;
+    for (int64_t i = 0; i < rows; i++) {
+      const nats_cache_addition *addition = &op->additions[first + i];
+      host[i] = row_sum{slot_address(device, &op->pages, addition->from) + value,
+                        slot_address(device, &op->pages, addition->to) + value, addition->factor};
+    }
+    status = nn_device_upload(device, workspace, host, (size_t)rows * sizeof *host);
+    if (status == NN_OK)
+      status = NN_CUDA_TYPED(device, add, device, (const row_sum *)workspace, rows, op->pages.head_size);
+  }
+  free(host);
+  return status;
 }

@@ -3,10 +3,12 @@
 
 #include "attention_case.h"
 #include "nats/cache_ops.h"
+#include "nn/ops.h"
 
 #include "../nn/fresh_seed.h"
 
-enum { SLAB_PAGES = 4, LISTS_MAX = 12 };
+enum { SLAB_PAGES = 4, LISTS_MAX = 12, POSITIONS = 200 /* of the RoPE table */ };
+static const double THETA = 1000;
 
 typedef struct {
   int32_t sequences, heads, kv_heads, head_size, page_tokens;
@@ -121,6 +123,13 @@ static nats_cache_attention attention_of(const cache_case *c) {
   };
 }
 
+// Component d of a key that is turned `turn` positions forward (RoPE, theta THETA).
+static double turned(const float *k, int32_t d, int32_t size, int32_t turn) {
+  const int32_t half = size / 2, pair = d % half;
+  const double angle = turn * pow(THETA, -2.0 * pair / size), a = (double)k[pair], b = (double)k[half + pair];
+  return d < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
+}
+
 // o [D] and softmax weights [length] of one query head, the latter added to. `row_at` maps a slot of the list
 // to the row that lies there; NULL: in order.
 static void attend(const cache_case *c, int32_t list, int32_t head, const int32_t *row_at, double *o,
@@ -132,8 +141,9 @@ static void attend(const cache_case *c, int32_t list, int32_t head, const int32_
   double *p = test_host((size_t)length * sizeof *p), sum = 0;
   for (int32_t t = 0; t < length; t++) {
     const float *k = c->k + (row_at ? row_at[t] : t) * c->token_stride + at;
+    const int32_t turn = c->lists[list].turn ? c->lists[list].turn[t] : 0;
     for (int32_t d = 0; d < size; d++)
-      p[t] += (double)q[d] * (double)k[d] / sqrt(size);
+      p[t] += (double)q[d] * (turn ? turned(k, d, size, turn) : (double)k[d]) / sqrt(size);
     sum += p[t] = exp(p[t]);
   }
   for (int32_t d = 0; d < size; d++)
@@ -209,5 +219,53 @@ DEVICE_TEST(cache_ops, moves_fill_holes) {
     const nats_cache_attention op = attention_of(&c);
     MUST(nats_cache_attention_run(device, &op));
     check_attention(&c, &op, row_at);
+  }
+}
+
+// What breaks: tokens that a policy numbers anew are seen at other places than it says.
+DEVICE_TEST(cache_ops, keys_are_turned_for_the_query) {
+  const uint64_t seed = fresh_seed();
+  for (int i = 0; i < SHAPES_COUNT; i++) {
+    const cache_shape *shape = &SHAPES[i];
+    cache_case c;
+    cache_open(&c, device, shape, seed + 10 * (uint64_t)i);
+    for (int32_t l = 0; l < shape->sequences * shape->kv_heads; l++) {
+      int32_t *turn = test_host((size_t)c.lists[l].length * sizeof *turn);
+      for (int32_t t = 0; t < c.lists[l].length; t++) // some stay, among them whole stretches
+        turn[t] = t % 7 == 3 || t < 5 ? (t * 31 + l) % POSITIONS : 0;
+      c.lists[l].turn = l % 3 == 2 ? NULL : turn;
+    }
+    nats_cache_attention op = attention_of(&c);
+    float *table = test_floats(device, NULL, (int64_t)POSITIONS * shape->head_size);
+    MUST(nn_rope_table(device, POSITIONS, shape->head_size, THETA, table));
+    op.rope = table;
+    op.positions = POSITIONS;
+    MUST(nats_cache_attention_run(device, &op));
+    check_attention(&c, &op, NULL);
+    op.rope = NULL;
+    cr_expect_eq(nats_cache_attention_run(device, &op), NN_ERR_INTERNAL);
+    nn_error_clear();
+  }
+}
+
+// What breaks: the value of a token that leaves goes to others than those that the policy names, or is added
+// to keys.
+DEVICE_TEST(cache_ops, values_are_added_to_others) {
+  static const cache_shape shapes[] = {{1, 2, 1, 64, 16, 50, 50, true}, {1, 1, 1, 5, 3, 50, 50, true}};
+  static const int32_t from[] = {2, 2, 2, 40}, to[] = {3, 31, 49, 8};
+  static const float factor[] = {0.25f, 0.25f, 0.25f, -2.0f};
+  for (int i = 0; i < 2; i++) {
+    cache_case c;
+    cache_open(&c, device, &shapes[i], fresh_seed());
+    nats_cache_addition additions[4];
+    for (int32_t a = 0; a < 4; a++) {
+      additions[a] = (nats_cache_addition){slot_of(&c, 0, from[a]), slot_of(&c, 0, to[a]), factor[a]};
+      for (int32_t d = 0; d < shapes[i].head_size; d++)
+        c.v[to[a] * c.token_stride + d] += factor[a] * c.v[from[a] * c.token_stride + d];
+    }
+    MUST(nats_cache_merge_run(device, &(nats_cache_merge){c.pages, additions, 4}));
+    const nats_cache_attention op = attention_of(&c);
+    MUST(nats_cache_attention_run(device, &op));
+    check_attention(&c, &op, NULL);
   }
 }

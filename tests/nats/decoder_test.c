@@ -51,7 +51,8 @@ static double tolerance_on(const variant *v, const nn_device *device) {
 }
 
 static nats_decoder *open_decoder(fixture *f, int32_t sequences, const char *policy, int32_t page_tokens) {
-  nats_decoder_config config = {sequences, 2 * LENGTH, page_tokens, policy};
+  nats_decoder_config config = {
+      .sequences = sequences, .max_length = 2 * LENGTH, .page_tokens = page_tokens, .policy = policy};
   nats_decoder *decoder;
   MUST(nats_decoder_create(&f->config, &f->params, &config, &decoder));
   return decoder;
@@ -356,15 +357,16 @@ static int32_t drop_least_attended(const nats_policy_step *step, nats_policy_lis
 static const nats_policy heavy = {
     .name = "heavy",
     .source = "this test",
-    .parameters = {{"budget", "tokens kept", 0, 1}},
+    .parameters = {{.name = "budget", .help = "tokens kept", .least = 1}},
     .uses_weights = true,
+    .keeps_scores = true,
     .state_size = 1,
     .mask = NATS_NO_MASK,
     .after = drop_least_attended,
 };
 
 static nats_decoder *open_heavy(fixture *f, const char *parameters) {
-  nats_decoder_config config = {SEQUENCES, LENGTH, 4, NULL};
+  nats_decoder_config config = {.sequences = SEQUENCES, .max_length = LENGTH, .page_tokens = 4};
   nats_policy_choice choice;
   nats_decoder *decoder;
   MUST(nats_policy_configure(&heavy, parameters, &f->config, &choice));
@@ -408,10 +410,10 @@ Test(decoder, refuses_unknown_policies_and_parameters) {
   static const struct {
     const char *text, *hint;
   } cases[] = {
-      {"h3o", "dense, window, nats"},
+      {"h3o", "dense, nats, window"},
       {"window:sinks=4", "window"},
       {"window:window=x", "whole number"},
-      {"window:window=0", "at least 1"},
+      {"window:window=0", "from 1 to"},
       {"window:window=99999999999", "whole number"},
       {"window:", "no parameter"},
       {"dense:window=3", "no parameter"},

@@ -5,6 +5,7 @@
 
 #include "launch/command.h"
 #include "launch/eval_report.h"
+#include "launch/eval_types.h"
 #include "launch/options.h"
 #include "launch/output_file.h"
 
@@ -12,13 +13,32 @@ enum { MOST_POLICIES = 16 };
 
 typedef struct {
   const char *run, *data, *split, *mode, *device, *precision, *checkpoint;
-  const char *per_head, *nll; // files
-  const char **words;         // [2 argc] room for the lists
-  launch_list policies;       // one NULL where none is given: what the model was trained with
-  int64_t samples;
+  const char *per_head, *nll, *types, *text; // files
+  const char **words;                        // [2 argc] room for the lists
+  launch_list policies;                      // one NULL where none is given: what the model was trained with
+  int64_t samples, sample;
   int32_t length, batch;
   bool json;
 } eval_options;
+
+// A page is about one text, under the model's own types.
+static nn_status check_page_options(const eval_options *o) {
+  if (o->types == NULL && (o->text != NULL || o->sample >= 0))
+    return NN_FAIL(NN_ERR_USAGE, "eval: %s: expected --types beside it",
+                   o->text != NULL ? "--text" : "--sample");
+  if (o->text != NULL && (o->sample >= 0 || o->data != NULL))
+    return NN_FAIL(NN_ERR_USAGE, "eval: --text: expected no %s beside it",
+                   o->data != NULL ? "--data" : "--sample");
+  bool scores = o->policies.count > 0 || o->per_head != NULL || o->nll != NULL || o->samples > 0 ||
+                o->batch > 0 || strcmp(o->mode, "parallel") != 0;
+  if (o->types != NULL && scores)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --types: expected no --policy, --per-head, --nll, --samples, --batch "
+                                 "and --mode beside it");
+  if (o->types != NULL && o->length > LAUNCH_TYPES_LENGTH)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --length: a page has at most %d tokens, found %d",
+                   LAUNCH_TYPES_LENGTH, o->length);
+  return NN_OK;
+}
 
 static nn_status check_options(const eval_options *o, const launch_list *operands) {
   if (operands->count != 1)
@@ -32,11 +52,12 @@ static nn_status check_options(const eval_options *o, const launch_list *operand
   if (o->nll != NULL && o->policies.count > 1)
     return NN_FAIL(NN_ERR_USAGE, "eval: --nll: expected one --policy, found %lld",
                    (long long)o->policies.count);
-  return NN_OK;
+  return check_page_options(o);
 }
 
 static nn_status read_options(int argc, char **argv, eval_options *o) {
-  *o = (eval_options){.split = "val", .mode = "parallel", .device = "auto", .precision = "auto"};
+  *o =
+      (eval_options){.split = "val", .mode = "parallel", .device = "auto", .precision = "auto", .sample = -1};
   o->words = calloc(2 * (size_t)argc, sizeof *o->words);
   if (o->words == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for the command line");
@@ -52,6 +73,9 @@ static nn_status read_options(int argc, char **argv, eval_options *o) {
       {"--policy", LAUNCH_OPTION_LIST, &o->policies, 0, 0},
       {"--per-head", LAUNCH_OPTION_TEXT, &o->per_head, 0, 0},
       {"--nll", LAUNCH_OPTION_TEXT, &o->nll, 0, 0},
+      {"--types", LAUNCH_OPTION_TEXT, &o->types, 0, 0},
+      {"--text", LAUNCH_OPTION_TEXT, &o->text, 0, 0},
+      {"--sample", LAUNCH_OPTION_INT64, &o->sample, 0, 1e15},
       {"--checkpoint", LAUNCH_OPTION_TEXT, &o->checkpoint, 0, 0},
       {"--device", LAUNCH_OPTION_TEXT, &o->device, 0, 0},
       {"--precision", LAUNCH_OPTION_TEXT, &o->precision, 0, 0},
@@ -105,6 +129,11 @@ static nn_status choose_policies(evaluation *e) {
   return NN_OK;
 }
 
+static int32_t sample_length(const evaluation *e) {
+  int32_t length = e->options->length > 0 ? e->options->length : e->run.config.train.length;
+  return e->options->types != NULL && length > LAUNCH_TYPES_LENGTH ? LAUNCH_TYPES_LENGTH : length;
+}
+
 static nn_status open_data(evaluation *e) {
   const eval_options *o = e->options;
   const launch_config *config = &e->run.config;
@@ -113,7 +142,7 @@ static nn_status open_data(evaluation *e) {
   NN_TRY(choose_policies(e));
   NN_TRY(data_set_open(folder, o->split, &e->data));
   NN_TRY(check_vocabulary(e, folder));
-  e->task.length = o->length > 0 ? o->length : config->train.length;
+  e->task.length = sample_length(e);
   NN_TRY(data_loader_create(e->data, documents ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM, e->task.length, 0,
                             false, &e->loader));
   int64_t all = data_loader_samples(e->loader);
@@ -163,12 +192,36 @@ static nn_status report(evaluation *e) {
   return launch_output_keep(&e->nll);
 }
 
+// ---- the page of types
+
+static nn_status write_types(evaluation *e) {
+  const eval_options *o = e->options;
+  if (o->text == NULL)
+    NN_TRY(open_data(e));
+  launch_types_request request = {.run = &e->run,
+                                  .name = o->run,
+                                  .file = o->types,
+                                  .length = sample_length(e),
+                                  .json = o->json,
+                                  .text = o->text,
+                                  .loader = e->loader,
+                                  .data = o->data != NULL ? o->data : e->run.config.data.path,
+                                  .split = o->split,
+                                  .sample = o->sample > 0 ? o->sample : 0};
+  return launch_eval_types(&request);
+}
+
 // ---- the command
 
 static nn_status evaluate(evaluation *e) {
   dist_group *world = e->task.world;
   const eval_options *o = e->options;
+  if (o->types != NULL && dist_size(world) > 1)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --types: expected one rank, found %d: start it without mpirun",
+                   dist_size(world));
   NN_TRY(launch_run_open(world, o->run, o->checkpoint, o->device, o->precision, &e->run));
+  if (o->types != NULL)
+    return write_types(e);
   NN_TRY(dist_agree(world, open_data(e)));
   NN_TRY(dist_agree(world, open_files(e)));
   for (int i = 0; i < o->policies.count; i++)
@@ -221,6 +274,10 @@ const launch_command launch_eval = {
              "                     default: what the model was trained with\n"
              "  --per-head FILE    CSV of the KV fraction per layer and kv head\n"
              "  --nll FILE         CSV of the negative log-likelihood of every scored token\n"
+             "  --types FILE.html  instead of scores, a page that shows the type of every token of one text\n"
+             "                     and what the cache of a head holds at any position; one rank\n"
+             "  --text FILE        the text of that page: UTF-8, its first T tokens\n"
+             "  --sample N         or sample N of the data, from 0; default: sample 0\n"
              "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
              "  --device D         auto (default), cpu or cuda\n"
              "  --precision P      auto (default: bf16 on a GPU, float32 on the CPU), float32 or bf16\n"

@@ -5,11 +5,11 @@
 #include <string.h>
 #include <time.h> // a seed where none is given
 
-#include "data/files.h"
 #include "launch/command.h"
 #include "launch/options.h"
 #include "launch/progress.h"
 #include "launch/run_folder.h"
+#include "launch/text_tokens.h"
 #include "launch/utf8_stream.h"
 #include "nats/decoder.h"
 #include "nats/sampler.h"
@@ -82,20 +82,9 @@ typedef struct {
   nats_cache_stats cache;
 } generation;
 
-// Checks that the text is UTF-8: what a tokenizer takes.
-static nn_status check_text(const char *name, const char *text, size_t bytes) {
-  data_utf8 state = {0};
-  size_t fine = data_utf8_check(&state, text, bytes);
-  if (fine < bytes || !data_utf8_complete(&state))
-    return NN_FAIL(NN_ERR_INPUT, "%s: expected UTF-8, byte %zu is none", name, fine);
-  return NN_OK;
-}
-
-static nn_status encode(generation *g, const char *name, const char *text, size_t bytes) {
-  NN_TRY(check_text(name, text, bytes));
-  if (bytes > 0)
-    return data_tokenizer_encode(g->run.tokenizer, text, bytes, &g->prompt);
-  // Nothing to begin with: the token after which every document begins.
+// Nothing to begin with: the token after which every document begins.
+static nn_status begin_document(generation *g) {
+  free(g->prompt.items);
   g->prompt.items = malloc(sizeof *g->prompt.items);
   if (g->prompt.items == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for a prompt");
@@ -108,16 +97,11 @@ static nn_status read_prompt(generation *g) {
   const generate_options *o = g->options;
   if (g->run.tokenizer == NULL)
     return NN_FAIL(NN_ERR_INPUT, "%s: was trained on synthetic tokens, which are no text", o->run);
-  if (o->prompt_file == NULL) {
-    const char *prompt = o->prompt != NULL ? o->prompt : "";
-    return encode(g, "--prompt", prompt, strlen(prompt));
-  }
-  char *text;
-  size_t bytes;
-  NN_TRY(data_file_read(o->prompt_file, &text, &bytes));
-  nn_status status = encode(g, o->prompt_file, text, bytes);
-  free(text);
-  return status;
+  if (o->prompt_file != NULL)
+    NN_TRY(launch_text_read(g->run.tokenizer, o->prompt_file, &g->prompt));
+  else if (o->prompt != NULL)
+    NN_TRY(launch_text_encode(g->run.tokenizer, "--prompt", o->prompt, strlen(o->prompt), &g->prompt));
+  return g->prompt.count > 0 ? NN_OK : begin_document(g);
 }
 
 static nn_status prepare(generation *g) {

@@ -1,0 +1,22 @@
+# cmake -DFOLDER=launch/types_page -DOUT=FILE.c -P EmbedPage.cmake: page.html with its style and scripts in
+# place, as two arrays of bytes: what comes before the data and what comes after.
+file(READ "${FOLDER}/page.html" page)
+file(READ "${FOLDER}/page.css" style)
+file(READ "${FOLDER}/cache.js" cache)
+file(READ "${FOLDER}/page.js" script)
+string(REPLACE "@STYLE@" "${style}" page "${page}")
+string(REPLACE "@SCRIPT@" "${cache}${script}" page "${page}")
+string(FIND "${page}" "@DATA@" at)
+string(LENGTH "@DATA@" mark)
+math(EXPR after "${at} + ${mark}")
+string(SUBSTRING "${page}" 0 ${at} head)
+string(SUBSTRING "${page}" ${after} -1 tail)
+
+set(source "// Made by cmake/EmbedPage.cmake out of launch/types_page.\n#include \"launch/types_page.h\"\n")
+foreach(part head tail)
+  string(HEX "${${part}}" bytes)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(REGEX REPLACE "(0x..,0x..,0x..,0x..,0x..,0x..,0x..,0x..,)" "\\1\n" bytes "${bytes}")
+  string(APPEND source "const unsigned char launch_types_page_${part}[] = {\n${bytes}0};\n")
+endforeach()
+file(WRITE "${OUT}" "${source}")

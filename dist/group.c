@@ -117,6 +117,7 @@ nn_status dist_group_for_device(dist_group *world, nn_device *device, nn_dtype w
   else
     NN_TRY(open_over_gpus(world, device, wire, out));
   (*out)->deadline = world->deadline;
+  (*out)->watch = world->watch;
   return NN_OK;
 }
 
@@ -138,6 +139,17 @@ int32_t dist_local_size(const dist_group *group) {
 
 void dist_set_deadline(dist_group *group, double seconds) {
   group->deadline = seconds;
+  dist_watch_deadline(group->watch, seconds);
+}
+
+void dist_enter(dist_group *world, const char *phase, int64_t step, double deadline) {
+  if (world->deadline != deadline)
+    dist_set_deadline(world, deadline);
+  dist_watch_phase(world->watch, phase, step);
+}
+
+double dist_waited_seconds(const dist_group *group) {
+  return group->waited;
 }
 
 void dist_abort(dist_group *group, int exit_code) {
@@ -170,6 +182,7 @@ static nn_status request_take(dist_group *group, dist_request **out, const char 
   request->group = group;
   request->next = NULL;
   request->parts = 0;
+  request->number = dist_watch_begin(group->watch);
   memcpy(request->what, what, sizeof what);
   *out = request;
   return NN_OK;
@@ -193,10 +206,10 @@ static nn_status request_broken(dist_request *request, nn_status status) {
 
 static nn_status request_late(dist_request *request) {
   const dist_group *group = request->group;
-  return request_broken(request, NN_FAIL(NN_ERR_COMM,
-                                         "rank %d of %d: %s did not complete within %g s: another rank "
-                                         "hangs, is far behind or has ended",
-                                         group->rank, group->size, request->what, group->deadline));
+  char missing[768];
+  dist_watch_explain(group->watch, request->number, missing, sizeof missing);
+  return request_broken(request, NN_FAIL(NN_ERR_COMM, "rank %d of %d: %s did not complete within %g s%s",
+                                         group->rank, group->size, request->what, group->deadline, missing));
 }
 
 // Between two looks: nothing but a yield while an answer within microseconds is likely, since sleeping would
@@ -212,8 +225,7 @@ static void pause_between(double waited, int look) {
   nanosleep(&pause, NULL);
 }
 
-// No deadline here: between two looks this rank may have computed for long, while nothing moved.
-nn_status dist_test(dist_request *request, bool *done) {
+static nn_status look(dist_request *request, bool *done) {
   *done = false;
   nn_status status = request->group->table->test(request, done);
   if (status != NN_OK)
@@ -223,17 +235,25 @@ nn_status dist_test(dist_request *request, bool *done) {
   return NN_OK;
 }
 
+// No deadline here: between two looks this rank may have computed for long, while nothing moved.
+nn_status dist_test(dist_request *request, bool *done) {
+  dist_watch_poll(request->group->watch);
+  return look(request, done);
+}
+
 nn_status dist_wait(dist_request *request) {
-  const double started = dist_seconds(), deadline = request->group->deadline;
-  for (int look = 1;; look++) {
+  dist_group *group = request->group;
+  const double started = dist_seconds(), before = group->waited;
+  for (int looks = 1;; looks++) {
     bool done;
-    NN_TRY(dist_test(request, &done));
+    NN_TRY(look(request, &done));
+    double waited = dist_seconds() - started;
+    group->waited = before + waited;
     if (done)
       return NN_OK;
-    double waited = dist_seconds() - started;
-    if (deadline > 0 && waited > deadline)
+    if (dist_watch_wait(group->watch, request->number, request->what, waited, group->deadline))
       return request_late(request);
-    pause_between(waited, look);
+    pause_between(waited, looks);
   }
 }
 
@@ -326,6 +346,7 @@ nn_status dist_send(dist_group *group, const void *data, int64_t bytes, int32_t 
     return NN_OK;
   dist_request *request;
   NN_TRY(request_take(group, &request, "send of %lld bytes to rank %d", (long long)bytes, to));
+  request->number = dist_watch_take_back(group->watch);
   return finish(request, group->table->send(request, data, bytes, to, tag));
 }
 
@@ -335,6 +356,7 @@ nn_status dist_receive(dist_group *group, void *data, int64_t bytes, int32_t fro
     return NN_OK;
   dist_request *request;
   NN_TRY(request_take(group, &request, "receive of %lld bytes from rank %d", (long long)bytes, from));
+  request->number = dist_watch_take_back(group->watch);
   return finish(request, group->table->receive(request, data, bytes, from, tag));
 }
 

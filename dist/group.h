@@ -4,8 +4,8 @@
 // The world group moves host memory: counts, statuses, text. The gradient group moves the memory of the
 // device: on CPUs a second MPI communicator, on GPUs NCCL. Both are dist_group.
 //
-// A collective for which a rank waits longer than the group's deadline fails with NN_ERR_COMM and names the
-// rank and the operation; dist_abort then ends all ranks.
+// A collective for which a rank waits longer than the group's deadline fails with NN_ERR_COMM; its text names
+// the operation, the phase and the ranks that did not come (dist/watch.h); dist_abort then ends all ranks.
 #pragma once
 
 #include <stdbool.h>
@@ -45,6 +45,12 @@ int32_t dist_size(const dist_group *group);
 int32_t dist_local_rank(const dist_group *group); // among the ranks of this machine
 int32_t dist_local_size(const dist_group *group);
 void dist_set_deadline(dist_group *group, double seconds); // default 600; 0: none
+
+// What this rank does from now on, for messages about ranks that wait in vain, and how long a collective of the
+// world may take meanwhile. `step` -1: none.
+void dist_enter(dist_group *world, const char *phase, int64_t step, double deadline);
+// Seconds that this rank has waited for collectives of this group so far.
+double dist_waited_seconds(const dist_group *group);
 
 // In-place collectives. Counts may exceed 2^31 - 1. All ranks pass the same arguments.
 nn_status dist_allreduce(dist_group *group, void *data, int64_t count, dist_type type, dist_op op);

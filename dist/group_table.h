@@ -8,6 +8,7 @@
 #pragma once
 
 #include "dist/group.h"
+#include "dist/watch.h"
 
 typedef struct {
   const char *name; // "self", "mpi", "nccl"
@@ -38,6 +39,8 @@ struct dist_group {
   double deadline;     // seconds, 0: none
   bool broken;         // an operation failed or never ended: ranks are out of step, so nothing may follow
   dist_request *spare; // requests to use again: a training step allocates none
+  dist_watch *watch;   // the world's, NULL: nobody to watch
+  double waited;       // seconds spent in dist_wait so far
   void *own;
 };
 
@@ -45,6 +48,7 @@ struct dist_request {
   dist_group *group;
   dist_request *next; // in group->spare
   char what[64];      // for messages: "all-reduce of 1048576 float32"
+  int64_t number;     // of the collective, as dist/watch.h counts
   void *own;          // the implementation's; kept while the request is spare
   size_t own_bytes;   // memory that it has reserved there
   int32_t parts;      // messages under way, 0: none

@@ -204,9 +204,13 @@ static void mpi_free(dist_group *group) {
   mpi_own *own = group->own;
   if (own == NULL)
     return;
-  if (own->world && !group->broken && dist_barrier(group) == NN_OK)
-    MPI_Finalize();
-  else if (!own->world && own->comm != MPI_COMM_NULL && !group->broken)
+  if (own->world) {
+    bool orderly = !group->broken && dist_barrier(group) == NN_OK;
+    dist_watch_close(group->watch, orderly);
+    if (orderly)
+      MPI_Finalize();
+  }
+  if (!own->world && own->comm != MPI_COMM_NULL && !group->broken)
     MPI_Comm_free(&own->comm);
   free(own);
 }
@@ -287,6 +291,9 @@ nn_status dist_mpi_open(int *argc, char ***argv, dist_group **out) {
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   NN_GOTO(status, fail, find_place(group, MPI_COMM_WORLD));
   NN_GOTO(status, fail, check_launcher(group, launched));
+  if (group->size > 1)
+    NN_GOTO(status, fail, dist_watch_open(group->rank, group->size, &group->watch));
+  dist_watch_deadline(group->watch, group->deadline);
   return NN_OK;
 
 fail:
@@ -308,6 +315,7 @@ nn_status dist_mpi_duplicate(dist_group *world, dist_group **out) {
   group->local_rank = world->local_rank;
   group->local_size = world->local_size;
   group->deadline = world->deadline;
+  group->watch = world->watch;
   *out = group;
   if (MPI_Comm_dup(((mpi_own *)world->own)->comm, &own->comm) == MPI_SUCCESS)
     return NN_OK;

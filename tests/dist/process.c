@@ -1,5 +1,5 @@
 // A program of ranks for process_test.sh: each mode ends in a way that only whole processes show.
-//   process kill | abort CODE | deadline | stop | world
+//   process kill | abort CODE | deadline | missing RANK | stop | world
 #include <signal.h> // raise
 #include <stdio.h>
 #include <stdlib.h> // strtol
@@ -39,6 +39,19 @@ static nn_status run_deadline(dist_group *world) {
   return status;
 }
 
+// One rank stands still in a step that the others take; what they say about it is the test.
+static nn_status run_missing(dist_group *world, int32_t missing) {
+  int32_t one = 1;
+  for (int64_t step = 0; step < 20; step++) {
+    dist_enter(world, "training", step, 1);
+    sleep_seconds(0.05);
+    if (step == 12 && dist_rank(world) == missing)
+      sleep_seconds(30);
+    NN_TRY(dist_allreduce(world, &one, 1, DIST_I32, DIST_MAX));
+  }
+  return NN_OK;
+}
+
 // Steps until a signal: with exit code 75, on every rank in the same step.
 static nn_status run_stop(dist_group *world) {
   NN_TRY(dist_stop_install());
@@ -67,6 +80,8 @@ int main(int argc, char **argv) {
     status = run_kill(world);
   else if (strcmp(mode, "deadline") == 0)
     status = run_deadline(world);
+  else if (strcmp(mode, "missing") == 0 && argc > 2)
+    status = run_missing(world, (int32_t)strtol(argv[2], NULL, 10));
   else if (strcmp(mode, "stop") == 0)
     status = run_stop(world);
   else if (strcmp(mode, "abort") == 0 && argc > 2) {
@@ -77,6 +92,10 @@ int main(int argc, char **argv) {
     status = dist_barrier(world);
   } else {
     nn_warn("rank %d of %d", dist_rank(world), dist_size(world));
+  }
+  if (status == NN_ERR_COMM && strcmp(mode, "missing") == 0) {
+    nn_error_report();
+    dist_abort(world, nn_exit_code(status));
   }
   dist_finalize(world);
   return nn_exit_code(status);

@@ -64,6 +64,14 @@ deadline) # whoever waits for a rank that does not come says for what, and ends
   expect_line 'natsformer\[0\]: error: rank 0 of 2: all-reduce (sum) of 7 float32 did not complete within 1 s'
   expect_line 'natsformer\[0\]: error: rank 0 of 2: barrier is impossible: an earlier operation'
   ;;
+missing) # one that hangs is named by the others, with what it did last, whichever it is
+  for rank in 0 1 2; do
+    run 25 3 missing $rank
+    [ "$status" -ne 0 ] || fail "exit code 0 although rank $rank never came"
+    expect_line "did not complete within 1 s in step 12 (training): waiting for rank $rank (last heard of [0-9]* s ago: computing in step 1\?[0-9] (training))"
+    [ "$(grep -c 'error:' "$log")" -eq 1 ] || fail 'not one line of error'
+  done
+  ;;
 stop) # USR1 to mpirun reaches the ranks; all stop together and the whole exits with 75
   signal USR1 bash "$tests/ranks.sh" 2 "$program" stop
   expect_status 75

@@ -193,7 +193,8 @@ template <int D> __device__ static void raise(row_state<D> &state, const float l
       float bias = largest[band][half]; // over the four lanes of the row
       bias = fmaxf(bias, __shfl_xor_sync(0xffffffffu, bias, 1));
       bias = fmaxf(bias, __shfl_xor_sync(0xffffffffu, bias, 2));
-      bias = fmaxf(bias, state.bias[band][half]);
+      if (!(bias > state.bias[band][half] + SLACK)) // another row's keys, which this one may not even see,
+        bias = state.bias[band][half];              // must not change its rounding
       const float factor = nats_exp2(state.bias[band][half] - bias);
       state.bias[band][half] = bias;
       state.sum[band][half] *= factor;

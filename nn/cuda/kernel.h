@@ -32,7 +32,8 @@ static inline nn_status nn_cuda_launch(nn_device *device, const char *name, void
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = nn_cuda_stream(device);
-  if (shared_bytes > 48 << 10) // more than that has to be asked for
+  // A block has 48 KiB unless it asks for more, and what kernels declare as __shared__ is part of it.
+  if (shared_bytes > 32 << 10)
     NN_TRY(nn_cuda_status(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes), name,
         __FILE__, __LINE__));

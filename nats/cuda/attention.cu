@@ -119,7 +119,8 @@ nn_status nats_cuda_attention_backward(nn_device *device, const nats_attention *
   nats_cuda_attention a;
   NN_TRY(begin(device, op, true, &a));
   const bool tiles = takes_tiles(device, &a);
-  NN_TRY(tiles ? nats_cuda_backward_tiles(device, &a) : nats_cuda_backward_plain(device, &a));
+  NN_TRY(tiles && nats_cuda_backward_fits(device, &a) ? nats_cuda_backward_tiles(device, &a)
+                                                      : nats_cuda_backward_plain(device, &a));
   if (!a.wants_types)
     return NN_OK;
   NN_TRY(draw_rows(device, op, &a));

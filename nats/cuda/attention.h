@@ -101,6 +101,8 @@ bool nats_cuda_has_tiles(const nn_device *device, int32_t head_size);
 nn_status nats_cuda_forward_tiles(nn_device *device, const nats_cuda_attention *a);
 // delta, dq and visible.seen; then dk, dv and the other sums of `visible`. The sums only with wants_types.
 nn_status nats_cuda_backward_tiles(nn_device *device, const nats_cuda_attention *a);
+// Whether a thread block's shared memory holds what that takes: for D = 128 with types, 102 KiB.
+bool nats_cuda_backward_fits(const nn_device *device, const nats_cuda_attention *a);
 // The sums of `hidden`.
 nn_status nats_cuda_hidden_tiles(nn_device *device, const nats_cuda_attention *a);
 

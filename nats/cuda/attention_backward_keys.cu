@@ -378,11 +378,22 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   write_gradient<D>(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 }
 
+template <int D, bool SUMS> static constexpr size_t shared_bytes() {
+  return SUMS ? sizeof(keys_shared<D>) : offsetof(keys_shared<D>, rows);
+}
+
 template <int D, bool SUMS> static nn_status launch_keys(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<D>;
   const dim3 grid((unsigned)a->batch * (unsigned)a->kv_heads,
                   (unsigned)(nn_ceil_div(a->length, (int32_t)shape::ROWS) + NATS_KEY_CLASSES - 1));
-  return NN_LAUNCH(device, (backward_keys<D, SUMS>), grid, dim3(shape::THREADS), sizeof(keys_shared<D>), *a);
+  return NN_LAUNCH(device, (backward_keys<D, SUMS>), grid, dim3(shape::THREADS), shared_bytes<D, SUMS>(), *a);
+}
+
+bool nats_cuda_backward_fits(const nn_device *device, const nats_cuda_attention *a) {
+  static_assert(shared_bytes<128, false>() <= 99 << 10 && shared_bytes<64, true>() <= 99 << 10,
+                "all other backward passes fit the smallest shared memory");
+  return a->head_size == 64 || !a->wants_types ||
+         (int)shared_bytes<128, true>() <= nn_cuda_block_shared(device);
 }
 
 nn_status nats_cuda_backward_keys(nn_device *device, const nats_cuda_attention *a) {

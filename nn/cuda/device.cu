@@ -19,6 +19,10 @@ extern "C" int nn_cuda_processors(const nn_device *device) {
   return nn_cuda_gpu_of(device)->processors;
 }
 
+extern "C" int nn_cuda_block_shared(const nn_device *device) {
+  return nn_cuda_gpu_of(device)->block_shared;
+}
+
 static nn_status status_of(cudaError_t error) {
   switch (error) {
   case cudaSuccess:
@@ -263,6 +267,7 @@ extern "C" nn_status nn_cuda_device_open(int32_t local_rank, nn_dtype compute_ty
   gpu->ordinal = local_rank;
   gpu->processors = properties.multiProcessorCount;
   gpu->shared_bytes = (int)properties.sharedMemPerMultiprocessor;
+  gpu->block_shared = (int)properties.sharedMemPerBlockOptin;
   device->table = &cuda_table;
   device->ops = &nn_cuda_ops;
   device->kind = NN_DEVICE_CUDA;

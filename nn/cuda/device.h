@@ -23,6 +23,7 @@ typedef struct {
   int ordinal;      // among the GPUs that this process sees
   int processors;   // multiprocessors
   int shared_bytes; // shared memory of a multiprocessor
+  int block_shared; // the most of it that a thread block can have
   cudaStream_t stream;
   nn_cuda_staging staging;
   cublasLtHandle_t blas;

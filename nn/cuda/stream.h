@@ -16,6 +16,10 @@ cudaStream_t nn_cuda_stream(const nn_device *device);
 int nn_cuda_ordinal(const nn_device *device);
 int nn_cuda_processors(const nn_device *device);
 
+// Bytes of shared memory that a thread block can have: 227 KiB on Hopper, 163 on A100, 99 on other GPUs since
+// Ampere.
+int nn_cuda_block_shared(const nn_device *device);
+
 // NN_OK, or a failure that names what was attempted: "cuda: copying to the GPU: out of memory". Running out
 // of memory is NN_ERR_MEMORY, no GPU and no fitting driver are NN_ERR_UNSUPPORTED, all else NN_ERR_INTERNAL.
 nn_status nn_cuda_status(cudaError_t error, const char *what, const char *file, int line);

@@ -20,7 +20,6 @@ enum {
   THREADS_MAX = 1024,
   GRID_YZ_MAX = 65535,
   BLOCK_Z_MAX = 64,
-  SHARED_MAX = 227 << 10, // what Hopper lets a block have
   SHARED_ALIGN = 1024,
   GUARD = 4096,
   POISON = 0xff, // NaN in float32, bf16 and float64; -1 in integers
@@ -391,12 +390,23 @@ static turn_order chosen_order() {
   return strcmp(text, "reverse") == 0 ? REVERSE : RANDOM;
 }
 
+static int number_from(const char *name, int otherwise) {
+  const char *text = getenv(name);
+  return text != nullptr && atoi(text) > 0 ? atoi(text) : otherwise;
+}
+
+size_t emulator_shared_limit() {
+  return static_cast<size_t>(number_from("NATSFORMER_EMULATOR_SHARED", 227)) << 10;
+}
+
+int emulator_processors() { return number_from("NATSFORMER_EMULATOR_PROCESSORS", 3); }
+
 cudaError_t emulator_run(const char *kernel, dim3 grid, dim3 size, size_t shared_bytes,
                          void (*run)(void *context), void *context) {
   uint64_t in_block = static_cast<uint64_t>(size.x) * size.y * size.z;
-  if (in_block == 0 || in_block > THREADS_MAX || size.z > BLOCK_Z_MAX || shared_bytes > SHARED_MAX ||
-      grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > INT32_MAX || grid.y > GRID_YZ_MAX ||
-      grid.z > GRID_YZ_MAX)
+  if (in_block == 0 || in_block > THREADS_MAX || size.z > BLOCK_Z_MAX ||
+      shared_bytes > emulator_shared_limit() || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > INT32_MAX || grid.y > GRID_YZ_MAX || grid.z > GRID_YZ_MAX)
     return cudaErrorInvalidConfiguration;
   make_stacks();
   block = {};

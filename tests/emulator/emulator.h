@@ -14,6 +14,9 @@
 //   - copies and fills by the runtime that leave an allocation or mistake host for device memory.
 // NATSFORMER_EMULATOR_ORDER=forward|reverse|random chooses the order in which the threads of a block take
 // their turns, and the blocks of a grid too: results that change with it reveal a missing barrier.
+// NATSFORMER_EMULATOR_SHARED=KIB is the shared memory that a block can have: 227 as on Hopper unless it says
+// so, 99 as on Ada and on Ampere's smaller GPUs. NATSFORMER_EMULATOR_PROCESSORS=N is the number of
+// multiprocessors, on which the cutting of work depends: 3 unless it says so.
 //
 // What it cannot: timing, occupancy and registers, bank conflicts, coalescing, the memory model (fences are
 // no-ops, and a thread keeps its turn until it meets others), float32 sums in the order of tensor cores or
@@ -54,6 +57,10 @@ void emulator_meet(emulator_place place, const char *operation, unsigned mask, v
 
 // Meets all threads of the block that have not returned; how many of them came with a predicate.
 int emulator_barrier(emulator_place place, bool predicate);
+
+// What the environment variables above say of the GPU.
+size_t emulator_shared_limit(); // bytes
+int emulator_processors();
 
 // The dynamic shared memory of the block.
 void *emulator_shared();

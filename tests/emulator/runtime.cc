@@ -1,12 +1,12 @@
 // The host functions of the CUDA runtime over host memory.
-#include <cuda_runtime_api.h>
+#include "tests/emulator/emulator.h"
 
 #include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PROCESSORS = 3, POISON = 0xff, ALIGN = 256 };
+enum { POISON = 0xff, ALIGN = 256, RESERVED = 1 << 10 /* of shared memory, by the driver */ };
 
 static std::map<const char *, size_t> allocations; // device memory: address and bytes
 static cudaError_t last_error = cudaSuccess;
@@ -72,9 +72,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = static_cast<size_t>(8) << 30;
   properties->major = 9;
-  properties->multiProcessorCount = PROCESSORS;
-  properties->sharedMemPerBlockOptin = 227 << 10;
-  properties->sharedMemPerMultiprocessor = 228 << 10;
+  properties->multiProcessorCount = emulator_processors();
+  properties->sharedMemPerBlockOptin = emulator_shared_limit();
+  properties->sharedMemPerMultiprocessor = emulator_shared_limit() + RESERVED;
   return result(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {

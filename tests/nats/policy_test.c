@@ -1,4 +1,5 @@
-// Every policy of the table, against the definitions written a second time (policy_reference.c).
+// Every policy of the table, on every device, against the definitions written a second time
+// (policy_reference.c).
 #include <math.h>   // fabs
 #include <stdio.h>  // snprintf
 #include <stdlib.h> // calloc, free
@@ -6,6 +7,7 @@
 
 #include "nats/decoder_internal.h"
 #include "policy_reference.h"
+#include "tests/device.h"
 #include "tests/nn/fresh_seed.h"
 
 enum { SEQUENCES = 2, LENGTH = 45, PAGE = 4 };
@@ -64,10 +66,10 @@ static void expect_dense(fixture *f, const nats_batch *batch, const char *text, 
 }
 
 // What breaks: a policy is charged for damage that its own bookkeeping does, not what it leaves out.
-Test(policy, with_room_for_all_it_is_dense) {
+DEVICE_TEST(policy, with_room_for_all_it_is_dense) {
   fixture f;
   nats_model_config config = small_config();
-  fixture_open(&f, &config, 1, 1, 0.3f, fresh_seed());
+  fixture_open_on(&f, device, &config, 1, 1, 0.3f, fresh_seed());
   nats_batch batch = random_batch(SEQUENCES, LENGTH, config.vocab, fresh_seed());
   int32_t seen = 0;
   char text[64];
@@ -75,8 +77,9 @@ Test(policy, with_room_for_all_it_is_dense) {
     if (with_room(nats_policy_at(p), text)[0] == '\0')
       continue;
     seen++;
-    expect_dense(&f, &batch, text, 0);
     expect_dense(&f, &batch, text, 20);
+    if (!test_is_emulated(device))
+      expect_dense(&f, &batch, text, 0);
   }
   cr_expect_eq(seen, 8, "all but dense and nats have a size");
   batch_free(&batch);
@@ -114,38 +117,53 @@ static const ref_rule RULES[] = {
 };
 enum { RULES_COUNT = sizeof RULES / sizeof *RULES };
 
-static void expect_kept(const ref_decoder *r, nats_decoder *decoder, int32_t sequence) {
+// In bf16 near ties are decided otherwise, and from then on other tokens live: their number alone is compared
+// where weights decide.
+static bool is_exact(const ref_rule *rule, const nn_device *device) {
+  return !test_is_bf16(device) || !rule->after;
+}
+
+static void expect_kept(const ref_decoder *r, const nn_device *device, nats_decoder *decoder,
+                        int32_t sequence) {
   const nats_model_config *c = &r->model->config;
   for (int32_t layer = 0; layer < c->layers; layer++)
     for (int32_t head = 0; head < c->kv_heads; head++) {
       int32_t expected[REF_TOKENS], found[REF_TOKENS];
       int32_t count = ref_positions(r, layer, head, expected);
       int32_t length = nats_cache_positions(nats_decoder_cache(decoder), sequence, layer, head, found);
-      cr_assert(length == count && memcmp(found, expected, (size_t)count * sizeof *found) == 0,
+      bool same = !is_exact(r->rule, device) || memcmp(found, expected, (size_t)count * sizeof *found) == 0;
+      cr_assert(length == count && same,
                 "%s: after position %d list (%d, %d, %d) keeps other tokens: %d of them, expected %d",
                 r->rule->policy, (int)r->position - 1, (int)sequence, (int)layer, (int)head, (int)length,
                 (int)count);
     }
 }
 
-static void expect_logits(const ref_decoder *r, const float *logits) {
+static void expect_logits(const ref_decoder *r, const nn_device *device, const float *logits) {
   double worst = 0;
   for (int32_t v = 0; v < r->model->config.vocab; v++)
     worst = fmax(worst, fabs((double)logits[v] - r->logits[v]));
-  cr_expect(worst <= 1e-4, "%s: after position %d a logit differs by %g", r->rule->policy,
+  double tolerance = is_exact(r->rule, device) ? test_tolerance(device, 1e-4, 0.4) : (double)INFINITY;
+  cr_expect(worst <= tolerance, "%s: after position %d a logit differs by %g", r->rule->policy,
             (int)r->position - 1, worst);
 }
 
-// `prompt`: fed as one. Returns how many values were merged.
-static int32_t check_rule(fixture *f, const nats_batch *batch, const ref_rule *rule, int32_t prompt) {
+// `f` is on the device, `host` has the same parameters on the CPU; `prompt`: fed as one. Returns how many
+// values were merged.
+static int32_t check_rule(fixture *f, const fixture *host, const nats_batch *batch, const ref_rule *rule,
+                          int32_t prompt) {
   nats_decoder *decoder = open_decoder(f, rule->policy);
   ref_decoder *r = calloc(SEQUENCES, sizeof *r);
   float logits[SEQUENCES * REF_TOKENS];
   int32_t head[SEQUENCES * LENGTH], tokens[SEQUENCES], merges = 0;
   cr_assert(r);
   for (int32_t s = 0; s < SEQUENCES; s++) {
-    r[s] = (ref_decoder){
-        .model = f, .rule = rule, .prompt = prompt, .sample = SAMPLES[s], .seed = SEED, .head_use = HEAD_USE};
+    r[s] = (ref_decoder){.model = host,
+                         .rule = rule,
+                         .prompt = prompt,
+                         .sample = SAMPLES[s],
+                         .seed = SEED,
+                         .head_use = HEAD_USE};
     for (int32_t i = 0; i < prompt; i++)
       ref_step(&r[s], head[s * prompt + i] = batch->tokens[s * LENGTH + i]);
   }
@@ -157,8 +175,8 @@ static int32_t check_rule(fixture *f, const nats_batch *batch, const ref_rule *r
     MUST(nats_decoder_step(decoder, tokens, logits));
     for (int32_t s = 0; s < SEQUENCES; s++) {
       ref_step(&r[s], tokens[s]);
-      expect_kept(&r[s], decoder, s);
-      expect_logits(&r[s], logits + s * f->config.vocab);
+      expect_kept(&r[s], f->device, decoder, s);
+      expect_logits(&r[s], f->device, logits + s * f->config.vocab);
     }
   }
   for (int32_t s = 0; s < SEQUENCES; s++)
@@ -170,17 +188,22 @@ static int32_t check_rule(fixture *f, const nats_batch *batch, const ref_rule *r
 
 // What breaks: a table compares something else than the policy whose name it prints. Seeds are fixed: float32
 // would decide near ties otherwise than float64.
-Test(policy, keeps_what_its_definition_keeps) {
-  fixture f;
+DEVICE_TEST(policy, keeps_what_its_definition_keeps) {
+  fixture f, host;
   nats_model_config config = small_config();
-  fixture_open(&f, &config, 1, 1, 0.4f, 20231);
+  fixture_open_on(&f, device, &config, 1, 1, 0.4f, 20231);
+  fixture_open(&host, &config, 1, 1, 0.4f, 20231);
   nats_batch batch = random_batch(SEQUENCES, LENGTH, config.vocab, 4);
   for (int i = 0; i < RULES_COUNT; i++) {
-    int32_t merges = check_rule(&f, &batch, &RULES[i], 0);
+    if (test_is_emulated(device) && i % 3 != 2) // the others have one of each that asks more than attention
+      continue;
+    int32_t merges = check_rule(&f, &host, &batch, &RULES[i], 0);
     cr_expect_eq(merges > 0, RULES[i].before == ref_merge, "%s: %d merges", RULES[i].policy, (int)merges);
-    check_rule(&f, &batch, &RULES[i], 28);
+    if (!test_is_emulated(device))
+      check_rule(&f, &host, &batch, &RULES[i], 28);
   }
   batch_free(&batch);
+  fixture_close(&host);
   fixture_close(&f);
 }
 

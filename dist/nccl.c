@@ -190,6 +190,7 @@ static nn_status nccl_exposed(dist_group *group, double *seconds) {
   const nccl_own *own = group->own;
   float milliseconds = 0;
   NN_CUDA_TRY(cudaEventSynchronize(own->computed));
+  NN_CUDA_TRY(cudaEventSynchronize(own->reduced)); // which comes right after the event that requests wait for
   NN_CUDA_TRY(cudaEventElapsedTime(&milliseconds, own->computed, own->reduced));
   *seconds = milliseconds > 0 ? 1e-3 * (double)milliseconds : 0;
   return NN_OK;

@@ -176,6 +176,9 @@ nn_status launch_config_check(const launch_config *config, int32_t ranks) {
   if (config->train.batch < ranks)
     return NN_FAIL(NN_ERR_USAGE, "train.batch: expected at least one sequence for each of %d ranks, found %d",
                    ranks, config->train.batch);
+  if (config->train.skip_spikes > 0 && config->train.skip_spikes <= 1)
+    return NN_FAIL(NN_ERR_USAGE, "train.skip_spikes: expected 0 (none) or a factor above 1, found %g",
+                   config->train.skip_spikes);
   if (config->nats.type_grad_clip > 0 && config->nats.type_grad_clip < 1)
     return NN_FAIL(NN_ERR_USAGE, "nats.type_grad_clip: expected 0 (no cap) or at least 1, found %g",
                    config->nats.type_grad_clip);

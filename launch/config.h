@@ -61,6 +61,7 @@ typedef struct {
     int32_t micro_batch; // sequences of one pass on one rank, at most
     int32_t length;      // T, tokens of a sequence
     char recompute[12];  // none, attention, block
+    double skip_spikes;  // losses above this times the running median are left out; 0: none
     int32_t max_skipped; // steps in a row with a non-finite gradient before the run fails
   } train;
 
@@ -85,7 +86,8 @@ typedef struct {
   struct {
     double bucket_mib; // gradient buckets; 0: by device
     char gradients[8]; // what they travel as: float32, bf16 (GPUs only)
-    double deadline;   // seconds a collective may take
+    double deadline;   // seconds a collective may take in a step; in other phases:
+    double deadline_setup, deadline_evaluation, deadline_checkpoint;
   } dist;
 
   struct {

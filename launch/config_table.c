@@ -83,7 +83,8 @@ const launch_key launch_keys[] = {
   WHOLE(train.micro_batch, "8", 1, 1 << 20, MAY_CHANGE, "sequences of one pass on one rank, at most"),
   WHOLE(train.length, "512", 1, 1 << 24, FIXED, "T: tokens of a sequence"),
   WORD(train.recompute, "none", "none|attention|block", MAY_CHANGE, "activations that backward computes again instead of keeping them: less memory, more work"),
-  WHOLE(train.max_skipped, "10", 1, MANY, MAY_CHANGE, "steps in a row with a non-finite gradient that end the run"),
+  REAL(train.skip_spikes, "0", 0, 1e6, MAY_CHANGE, "steps are left out whose loss exceeds this times the median of the last 32; 0: none"),
+  WHOLE(train.max_skipped, "10", 1, MANY, MAY_CHANGE, "steps in a row that are left out (non-finite gradient, loss spike) that end the run"),
 
   POSITIVE(optimizer.lr, "0.001", 1000, FIXED, "peak learning rate"),
   REAL(optimizer.lr_min, "0.0001", 0, 1000, FIXED, "learning rate at the end of the schedule"),
@@ -106,7 +107,10 @@ const launch_key launch_keys[] = {
 
   REAL(dist.bucket_mib, "0", 0, 4096, MAY_CHANGE, "size of a gradient bucket; 0: 4 on CPUs, 32 on GPUs; results repeat for one size"),
   WORD(dist.gradients, "float32", "float32|bf16", MAY_CHANGE, "what gradients travel as between ranks; bf16: on GPUs, half the bytes, rounded to 8 significant bits"),
-  REAL(dist.deadline, "600", 0, 1e9, MAY_CHANGE, "seconds a collective may take before the run fails; 0: any time"),
+  REAL(dist.deadline, "600", 0, 1e9, MAY_CHANGE, "seconds that a rank waits for another in a step before the run fails; 0: any time"),
+  REAL(dist.deadline_setup, "1800", 0, 1e9, MAY_CHANGE, "the same while the run is set up: reading manifests, hashing and reading a checkpoint"),
+  REAL(dist.deadline_evaluation, "600", 0, 1e9, MAY_CHANGE, "the same in evaluations, where ranks meet after every batch"),
+  REAL(dist.deadline_checkpoint, "1800", 0, 1e9, MAY_CHANGE, "the same while a checkpoint is begun and ended; writing goes on beside the steps"),
 
   WHOLE(log.every, "10", 1, HUGE_COUNT, MAY_CHANGE, "steps between progress lines where standard error is no terminal"),
 };

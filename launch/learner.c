@@ -1,13 +1,15 @@
 // For tests, the environment variable NATSFORMER_FAULT holds a comma-separated list of faults (data/
 // checkpoint_writer.h has others); here
-//   gradient:FIRST[-LAST]   the last rank's gradient holds a NaN in these steps (counted from 1, as in
-//   metrics)
+//   gradient:FIRST[-LAST]   the last rank's gradient holds a NaN in these steps (from 1, as in metrics)
+//   loss:FIRST[-LAST]       the last rank's loss is ten times what it is, in these steps
+//   slow:FIRST[-LAST]       the last rank takes 40 ms more for these steps
 #include "launch/learner.h"
 
 #include <math.h> // NAN
 #include <stdio.h>
 #include <stdlib.h> // getenv
 #include <string.h>
+#include <time.h> // nanosleep
 
 int64_t launch_share_first(int64_t batch, int32_t rank, int32_t ranks) {
   return batch * rank / ranks;
@@ -51,16 +53,19 @@ static nn_schedule schedule_of(const launch_config *config) {
   };
 }
 
-// Steps whose gradient is spoilt on purpose.
-static void read_fault(launch_learner *l) {
+// Steps that are spoilt on purpose, on the last rank.
+static launch_fault read_fault(const dist_group *world, const char *name) {
   const char *faults = getenv("NATSFORMER_FAULT");
-  const char *mine = faults != NULL ? strstr(faults, "gradient:") : NULL;
+  const char *mine = faults != NULL ? strstr(faults, name) : NULL;
   long long first = 0, last = 0;
-  int found = mine != NULL ? sscanf(mine, "gradient:%lld-%lld", &first, &last) : 0;
-  if (found < 1 || dist_rank(l->world) != dist_size(l->world) - 1)
-    return;
-  l->fault_first = first;
-  l->fault_last = found == 2 ? last : first;
+  int found = mine != NULL ? sscanf(mine + strlen(name), "%lld-%lld", &first, &last) : 0;
+  if (found < 1 || dist_rank(world) != dist_size(world) - 1)
+    return (launch_fault){0};
+  return (launch_fault){.first = first, .last = found == 2 ? last : first};
+}
+
+static bool faulty(const launch_fault *fault, int64_t step) {
+  return step + 1 >= fault->first && step + 1 <= fault->last;
 }
 
 static nn_status allocate(launch_learner *l) {
@@ -88,7 +93,9 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
       .count = share_count(config, world),
       .micro_batch = launch_learner_micro_batch(config, world),
   };
-  read_fault(out);
+  out->gradient_fault = read_fault(world, "gradient:");
+  out->loss_fault = read_fault(world, "loss:");
+  out->slow_fault = read_fault(world, "slow:");
   NN_TRY(dist_agree(world, allocate(out)));
   nn_dtype wire = strcmp(config->dist.gradients, "bf16") == 0 ? NN_BF16 : NN_F32;
   NN_TRY(dist_group_for_device(world, device, wire, &out->gradients));
@@ -119,6 +126,7 @@ nn_status launch_learner_begin(launch_learner *l, int64_t step, const launch_bat
   nn_schedule schedule = schedule_of(config);
   double lr = nn_schedule_lr(&schedule, step);
   bool dense = launch_phases_dense(&l->phases, step);
+  l->spoil_loss = faulty(&l->loss_fault, step);
   double heads = (double)l->model_config.layers * l->model_config.kv_heads;
   l->host = (launch_numbers){
       .step =
@@ -156,7 +164,7 @@ static nats_batch rows_of(const nats_batch *batch, int64_t from, int64_t to) {
 
 static nn_status spoil_gradient(launch_learner *l, int64_t step) {
   const float nan = NAN;
-  if (step + 1 < l->fault_first || step + 1 > l->fault_last)
+  if (!faulty(&l->gradient_fault, step))
     return NN_OK;
   return nn_device_upload(l->device, l->params.grad, &nan, sizeof nan);
 }
@@ -174,6 +182,8 @@ nn_status launch_learner_passes(launch_learner *l, int64_t step, const nats_batc
   nn_grad_listener reduce = dist_reducer_listener(l->reducer);
   int64_t passes = (share->batch + l->micro_batch - 1) / l->micro_batch;
   NN_TRY(spoil_gradient(l, step));
+  if (faulty(&l->slow_fault, step))
+    nanosleep(&(struct timespec){.tv_nsec = 40 * 1000 * 1000}, NULL);
   dist_reducer_begin(l->reducer);
   for (int64_t i = 0; i < passes; i++) {
     nats_batch part = rows_of(share, i * share->batch / passes, (i + 1) * share->batch / passes);
@@ -191,6 +201,8 @@ nn_status launch_learner_agree(launch_learner *l, launch_step_result *result) {
     nn_sums sums;
     double not_finite;
   } all = {l->host.sums, l->host.step.non_finite != 0};
+  if (l->spoil_loss)
+    all.sums.nll *= 10;
   NN_TRY(dist_allreduce(l->world, &all, NN_SUMS_FIELDS + 1, DIST_F64, DIST_SUM));
   *result = (launch_step_result){
       .sums = all.sums,

@@ -21,6 +21,10 @@ typedef struct {
 } launch_numbers;
 
 typedef struct {
+  int64_t first, last; // steps, from 1; 0: none
+} launch_fault;
+
+typedef struct {
   const launch_config *config;
   nats_model_config model_config;
   dist_group *world;     // counts
@@ -36,7 +40,8 @@ typedef struct {
   int32_t micro_batch;        // sequences of a pass, at most
   launch_numbers host;
   launch_numbers *numbers; // device memory
-  int64_t fault_first, fault_last;
+  launch_fault gradient_fault, loss_fault, slow_fault;
+  bool spoil_loss; // of the step under way
 } launch_learner;
 
 // This rank's part of a batch of `batch` sequences: contiguous, uneven where the ranks do not divide it.

@@ -30,6 +30,8 @@ static const struct {
     {"tokens_per_s", offsetof(launch_metrics_line, tokens_per_s), false, false},
     {"seconds", offsetof(launch_metrics_line, seconds), false, false},
     {"comm_exposed_s", offsetof(launch_metrics_line, comm_exposed_s), false, false},
+    {"slowest_rank", offsetof(launch_metrics_line, slowest_rank), false, false},
+    {"imbalance", offsetof(launch_metrics_line, imbalance), false, false},
 };
 enum { FIELD_COUNT = sizeof FIELDS / sizeof *FIELDS };
 

@@ -17,10 +17,12 @@ typedef struct {
   double kv_fraction; // visible pairs over causal pairs
   double lambda, lr;
   double grad_norm;      // before clipping
-  int64_t skipped;       // steps left out so far, because their gradient was not finite
+  int64_t skipped;       // steps left out so far: their gradient was not finite, or their loss a spike
   double tokens_per_s;   // of this step
   double seconds;        // spent in steps since the run began, earlier starts included
   double comm_exposed_s; // of this step: waiting for gradients that backward did not hide
+  double slowest_rank;   // of this step; a whole number
+  double imbalance;      // of this step: share of the ranks' time spent waiting for it
   bool labelled;         // `accuracy` and `val_accuracy` mean something
   double accuracy;
   bool evaluated; // the validation split was scored after this step

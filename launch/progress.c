@@ -5,6 +5,7 @@
 #include <time.h>   // clock_gettime
 #include <unistd.h> // isatty
 
+#include "launch/balance.h" // LAUNCH_IMBALANCE_TOLD
 #include "nn/log.h"
 
 double launch_seconds(void) {
@@ -42,9 +43,13 @@ const char *launch_bytes(int64_t bytes, char text[LAUNCH_DURATION]) {
 static void describe(const launch_progress *progress, const launch_metrics_line *line, char *text,
                      size_t space) {
   char left[LAUNCH_DURATION];
+  char slow[48] = "";
   launch_duration((double)(progress->steps - line->step) * progress->step_seconds, left);
-  snprintf(text, space, "step %lld/%lld  loss %.4f  KV %.3f  %.0f tokens/s  %s left", (long long)line->step,
-           (long long)progress->steps, line->loss, line->kv_fraction, line->tokens_per_s, left);
+  if (progress->imbalance > LAUNCH_IMBALANCE_TOLD)
+    snprintf(slow, sizeof slow, "  %.0f%% waiting for rank %.0f", 100 * progress->imbalance,
+             line->slowest_rank);
+  snprintf(text, space, "step %lld/%lld  loss %.4f  KV %.3f  %.0f tokens/s  %s left%s", (long long)line->step,
+           (long long)progress->steps, line->loss, line->kv_fraction, line->tokens_per_s, left, slow);
 }
 
 void launch_progress_step(launch_progress *progress, const launch_metrics_line *line) {
@@ -53,8 +58,9 @@ void launch_progress_step(launch_progress *progress, const launch_metrics_line *
                        : progress->step_seconds;
   progress->step_seconds =
       progress->step_seconds > 0 ? 0.9 * progress->step_seconds + 0.1 * seconds : seconds;
+  progress->imbalance = 0.9 * progress->imbalance + 0.1 * line->imbalance;
   bool last = line->step == progress->steps;
-  char text[160];
+  char text[200];
   if (progress->terminal) {
     if (launch_seconds() - progress->drawn < 0.1 && !last)
       return;

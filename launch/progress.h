@@ -12,6 +12,7 @@ typedef struct {
   int64_t steps, every;
   double drawn;        // when the line was last drawn, seconds
   double step_seconds; // recent mean of a step, for the time left
+  double imbalance;    // recent mean
 } launch_progress;
 
 // `every`: steps between lines where standard error is no terminal.

@@ -19,15 +19,17 @@ static void alone(launch_trainer *t, nn_status status) {
 static nn_status take_steps(launch_trainer *t) {
   bool stop = false;
   while (t->step < t->config.train.steps && !stop) {
-    NN_TRY(launch_trainer_next_batch(t));
+    NN_TRY(launch_trainer_rescue(t, launch_trainer_next_batch(t)));
     alone(t, launch_learner_begin(&t->learner, t->step, &t->counts)); // schedules, phases, scales
     alone(t, launch_learner_passes(&t->learner, t->step, &t->batch)); // forward, backward, sum over ranks
     alone(t, launch_learner_agree(&t->learner, &t->result));          // are all gradients finite?
-    if (t->result.finite)
+    NN_TRY(launch_trainer_judge(t));                                  // is it a step to leave out?
+    if (!t->left_out)
       alone(t, launch_learner_update(&t->learner, t->step, &t->result)); // clip, AdamW, lambda
-    launch_trainer_count(t);
-    NN_TRY(launch_trainer_evaluate(t)); // when due, as is saving
+    NN_TRY(launch_trainer_count(t));
+    nn_status evaluated = launch_trainer_evaluate(t); // when due, as is saving
     launch_trainer_record(t);
+    NN_TRY(launch_trainer_rescue(t, evaluated));
     NN_TRY(launch_trainer_check(t));
     NN_TRY(launch_trainer_save(t, false));
     NN_TRY(dist_stop_agreed(t->world, &stop));
@@ -54,6 +56,7 @@ typedef struct {
 
 static nn_status make_report(launch_trainer *t, train_report *report) {
   double seconds = t->seconds - t->first_seconds;
+  launch_trainer_enter(t, LAUNCH_END);
   *report = (train_report){
       .tokens_per_s = seconds > 0 ? (double)(t->tokens_seen - t->first_tokens) / seconds : (double)NAN,
       .peak = launch_memory_peak(),
@@ -87,9 +90,14 @@ static void print_report(const launch_trainer *t, const train_report *report, nn
   if (line->evaluated && line->labelled)
     nn_info("  %-16s %.4f", "val_accuracy", line->val_accuracy);
   if (t->skipped > 0)
-    nn_info("  %-16s %lld steps with a non-finite gradient", "skipped", (long long)t->skipped);
+    nn_info("  %-16s %lld steps%s", "skipped", (long long)t->skipped,
+            t->config.train.skip_spikes > 0 ? "" : " with a non-finite gradient");
   if (!nothing)
     nn_info("  %-16s %.0f", "tokens_per_s", report->tokens_per_s);
+  char waiting[96];
+  launch_balance_describe(&t->balance, t->world, waiting, sizeof waiting);
+  if (waiting[0] != '\0')
+    nn_info("  %-16s %s", "waiting", waiting);
   nn_info("  %-16s %s of %s planned", "peak memory", launch_bytes(report->peak, text),
           launch_bytes(launch_memory_total(&t->memory), planned));
   nn_info("  %-16s %s", "run", t->config.run);

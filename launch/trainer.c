@@ -210,12 +210,14 @@ static nn_status open_trainer(launch_trainer *t) {
 nn_status launch_trainer_open(dist_group *world, const launch_config *config, launch_trainer *out) {
   *out = (launch_trainer){
       .config = *config, .world = world, .lock = -1, .saved_step = -1, .metrics = {.file = -1}};
-  dist_set_deadline(world, config->dist.deadline);
+  launch_trainer_enter(out, LAUNCH_SETUP);
+  NN_TRY(dist_agree(world, launch_balance_open(world, &out->balance)));
   NN_TRY(dist_agree(world, dist_stop_install()));
   return open_trainer(out);
 }
 
 void launch_trainer_close(launch_trainer *t) {
+  launch_balance_close(&t->balance);
   launch_metrics_close(&t->metrics);
   data_checkpointer_free(t->checkpoints);
   free(t->tensors);

@@ -4,6 +4,7 @@
 //   trainer_step.c     the parts of a step
 //   trainer_eval.c     the validation split
 //   trainer_save.c     checkpoints, resuming, and whose folder it is
+//   trainer_watch.c    phases and deadlines, slow ranks, steps to leave out, failures that must not cost steps
 //   train.c            the loop, the command and its report
 //
 // Functions marked "agreed" return the same status on all ranks.
@@ -11,11 +12,13 @@
 
 #include "data/checkpoint.h"
 #include "data/dataset.h"
+#include "launch/balance.h"
 #include "launch/learner.h"
 #include "launch/memory_table.h"
 #include "launch/metrics.h"
 #include "launch/plot.h"
 #include "launch/progress.h"
+#include "launch/spikes.h"
 
 typedef struct {
   launch_config config;
@@ -38,6 +41,7 @@ typedef struct {
   launch_metrics metrics;
   launch_progress progress;
   launch_plot plot;
+  launch_balance balance;
   launch_memory_table memory;     // of the host
   launch_memory_table gpu_memory; // empty where the CPU computes
 
@@ -46,17 +50,19 @@ typedef struct {
   int64_t tokens_seen;
   int64_t samples; // the loader's whole state
   int64_t skipped, skipped_in_a_row;
+  launch_spikes spikes;
   double seconds;
 
   // This start and this step.
   int64_t first_step, first_tokens; // where this start began
   double first_seconds;
   int64_t saved_step; // the last one that a checkpoint was begun of, -1: none
-  double step_started;
+  double step_started, waited_before; // seconds; waited: for collectives of the world, so far
   int64_t step_tokens;
   nats_batch batch; // this rank's share
   launch_batch_counts counts;
   launch_step_result result;
+  bool left_out; // this step changes nothing: its gradient is not finite, or its loss a spike
   launch_metrics_line line; // of a finished run that is started again, on rank 0: that of its last step
 } launch_trainer;
 
@@ -66,7 +72,8 @@ void launch_trainer_close(launch_trainer *trainer);
 
 // The parts of a step that launch/learner.h has not.
 nn_status launch_trainer_next_batch(launch_trainer *trainer); // agreed; fills `batch` and `counts`
-void launch_trainer_count(launch_trainer *trainer);           // after the update: one more step is done
+nn_status launch_trainer_judge(launch_trainer *trainer);      // after the agreement: fills `left_out`
+nn_status launch_trainer_count(launch_trainer *trainer);      // after the update: one more step is done
 void launch_trainer_record(launch_trainer *trainer);          // metrics and progress
 nn_status launch_trainer_check(launch_trainer *trainer);      // agreed; too many steps left out in a row
 
@@ -77,6 +84,14 @@ nn_status launch_trainer_evaluate(launch_trainer *trainer);
 nn_status launch_trainer_save(launch_trainer *trainer, bool now);
 // Agreed. Waits for the checkpoint of the current step; a run that ends without it has failed (NN_ERR_IO).
 nn_status launch_trainer_save_end(launch_trainer *trainer);
+
+// What the ranks do from now on, and how long they wait for each other meanwhile.
+typedef enum { LAUNCH_SETUP, LAUNCH_STEP, LAUNCH_EVALUATION, LAUNCH_CHECKPOINT, LAUNCH_END } launch_phase;
+void launch_trainer_enter(launch_trainer *trainer, launch_phase phase);
+
+// Agreed. Returns `status`, which all ranks share, of a failure between two steps: data that cannot be read.
+// What was learned since the last checkpoint is saved first.
+nn_status launch_trainer_rescue(launch_trainer *trainer, nn_status status);
 
 // ---- used by launch_trainer_open
 

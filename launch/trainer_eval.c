@@ -32,6 +32,7 @@ static nn_status score_share(launch_trainer *t) {
 nn_status launch_trainer_evaluate(launch_trainer *t) {
   if (t->val_loader == NULL || !due(t))
     return NN_OK;
+  launch_trainer_enter(t, LAUNCH_EVALUATION);
   NN_TRY(dist_agree(t->world, score_share(t)));
   nn_sums sums = t->learner.host.sums;
   NN_TRY(dist_allreduce(t->world, &sums, NN_SUMS_FIELDS, DIST_F64, DIST_SUM));

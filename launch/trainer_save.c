@@ -74,12 +74,28 @@ nn_status launch_trainer_claim(launch_trainer *t) {
 
 // ---- resuming ----
 
+static json_t *losses_of(const launch_spikes *spikes) {
+  json_t *losses = json_array();
+  for (int32_t i = 0; i < spikes->count; i++)
+    json_array_append_new(losses, json_real(spikes->recent[i]));
+  return losses;
+}
+
+// Checkpoints of before there were spikes have none.
+static void read_losses(launch_spikes *spikes, const json_t *losses) {
+  *spikes = (launch_spikes){0};
+  size_t count = json_array_size(losses);
+  for (size_t i = count > LAUNCH_SPIKES_WINDOW ? count - LAUNCH_SPIKES_WINDOW : 0; i < count; i++)
+    spikes->recent[spikes->count++] = json_number_value(json_array_get(losses, i));
+}
+
 static char *state_text(const launch_trainer *t) {
   const launch_learner *l = &t->learner;
-  json_t *state = json_pack("{s:f, s:[I, I], s:I, s:I, s:f}", "lambda", l->phases.dual, "updates",
-                            (json_int_t)l->updates[NN_GROUP_WEIGHTS], (json_int_t)l->updates[NN_GROUP_SCORER],
-                            "skipped", (json_int_t)t->skipped, "skipped_in_a_row",
-                            (json_int_t)t->skipped_in_a_row, "seconds", t->seconds);
+  json_t *state =
+      json_pack("{s:f, s:[I, I], s:I, s:I, s:f, s:o}", "lambda", l->phases.dual, "updates",
+                (json_int_t)l->updates[NN_GROUP_WEIGHTS], (json_int_t)l->updates[NN_GROUP_SCORER], "skipped",
+                (json_int_t)t->skipped, "skipped_in_a_row", (json_int_t)t->skipped_in_a_row, "seconds",
+                t->seconds, "losses", losses_of(&t->spikes));
   char *text = state != NULL ? json_dumps(state, JSON_REAL_PRECISION(17)) : NULL;
   json_decref(state);
   return text;
@@ -93,6 +109,8 @@ static nn_status read_state(launch_trainer *t, const data_checkpoint_loaded *loa
   int failed = state == NULL || json_unpack_ex(state, &error, 0, "{s:F, s:[I, I], s:I, s:I, s:F}", "lambda",
                                                &lambda, "updates", &weights, &scorer, "skipped", &skipped,
                                                "skipped_in_a_row", &in_a_row, "seconds", &seconds) != 0;
+  if (!failed)
+    read_losses(&t->spikes, json_object_get(state, "losses"));
   json_decref(state);
   if (failed)
     return NN_FAIL(NN_ERR_INPUT, "%s: the state of the training loop: %s", loaded->path, error.text);
@@ -168,6 +186,7 @@ done:
 }
 
 nn_status launch_trainer_save(launch_trainer *t, bool now) {
+  launch_trainer_enter(t, LAUNCH_CHECKPOINT);
   NN_TRY(data_checkpoint_poll(t->checkpoints, false));
   if (t->saved_step == t->step || !(now || due(t)))
     return NN_OK;

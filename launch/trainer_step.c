@@ -21,7 +21,9 @@ static nn_status count_batch(launch_trainer *t) {
 nn_status launch_trainer_next_batch(launch_trainer *t) {
   int64_t batch = t->config.train.batch, length = t->config.train.length, scored = 0;
   int32_t share = (int32_t)t->learner.count;
+  launch_trainer_enter(t, LAUNCH_STEP);
   t->step_started = launch_seconds();
+  t->waited_before = dist_waited_seconds(t->world);
   NN_TRY(dist_agree(t->world, data_loader_read(t->loader, t->samples + t->learner.first, share, t->tokens,
                                                t->targets, t->lengths, t->sample, NULL)));
   bool uniform = data_loader_uniform(t->loader, &scored);
@@ -38,15 +40,18 @@ nn_status launch_trainer_next_batch(launch_trainer *t) {
   return NN_OK;
 }
 
-void launch_trainer_count(launch_trainer *t) {
+nn_status launch_trainer_count(launch_trainer *t) {
+  int32_t slowest_rank = 0;
+  double imbalance = 0;
+  NN_TRY(launch_balance_finish(&t->balance, t->world, &slowest_rank, &imbalance));
   const nn_sums *sums = &t->result.sums;
   double seconds = launch_seconds() - t->step_started;
   t->step++;
   t->samples += t->config.train.batch;
   t->tokens_seen += t->step_tokens;
   t->seconds += seconds;
-  t->skipped += !t->result.finite;
-  t->skipped_in_a_row = t->result.finite ? 0 : t->skipped_in_a_row + 1;
+  t->skipped += t->left_out;
+  t->skipped_in_a_row = t->left_out ? t->skipped_in_a_row + 1 : 0;
   t->line = (launch_metrics_line){
       .step = t->step,
       .tokens = t->tokens_seen,
@@ -59,9 +64,12 @@ void launch_trainer_count(launch_trainer *t) {
       .tokens_per_s = (double)t->step_tokens / seconds,
       .seconds = t->seconds,
       .comm_exposed_s = dist_reducer_exposed_seconds(t->learner.reducer),
+      .slowest_rank = slowest_rank,
+      .imbalance = imbalance,
       .labelled = data_set_labelled(t->data),
       .accuracy = sums->correct / sums->scored,
   };
+  return NN_OK;
 }
 
 void launch_trainer_record(launch_trainer *t) {
@@ -74,9 +82,9 @@ void launch_trainer_record(launch_trainer *t) {
 nn_status launch_trainer_check(launch_trainer *t) {
   if (t->skipped_in_a_row < t->config.train.max_skipped)
     return NN_OK;
-  return NN_FAIL(
-      NN_ERR_NUMERIC,
-      "step %lld: the gradient was not finite in %lld steps in a row (train.max_skipped); try a lower "
-      "optimizer.lr, or more optimizer.warmup",
-      (long long)t->step, (long long)t->skipped_in_a_row);
+  return NN_FAIL(NN_ERR_NUMERIC,
+                 "step %lld: the gradient was not finite%s in %lld steps in a row (train.max_skipped); try a "
+                 "lower optimizer.lr, or more optimizer.warmup",
+                 (long long)t->step, t->config.train.skip_spikes > 0 ? ", or the loss too high," : "",
+                 (long long)t->skipped_in_a_row);
 }

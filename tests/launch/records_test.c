@@ -13,6 +13,7 @@
 #include "launch/metrics.h"
 #include "launch/phases.h"
 #include "launch/progress.h"
+#include "launch/spikes.h"
 
 // ---- metrics ----
 
@@ -144,13 +145,48 @@ Test(metrics, a_line_is_read_back) {
 // The longest line must fit, or a run of many tokens loses its metrics.
 Test(metrics, the_longest_line_fits) {
   double longest = -1.23456789e-300;
-  launch_metrics_line line = {INT64_MIN, INT64_MIN, longest, longest, longest, longest,
-                              longest,   INT64_MIN, longest, longest, longest, true,
+  launch_metrics_line line = {INT64_MIN, INT64_MIN, longest, longest, longest, longest, longest,
+                              INT64_MIN, longest,   longest, longest, longest, longest, true,
                               longest,   true,      longest, longest, longest};
   char text[LAUNCH_METRICS_LINE];
   int length = launch_metrics_format(&line, text);
   cr_assert_lt(length, LAUNCH_METRICS_LINE);
   cr_expect_eq(text[length - 1], '\n');
+}
+
+// ---- loss spikes ----
+
+// Too few losses to know what is usual: judging them would leave out the start of training.
+Test(spikes, nothing_is_judged_at_first) {
+  launch_spikes spikes = {0};
+  for (int i = 0; i < LAUNCH_SPIKES_LEAST; i++)
+    cr_expect_not(launch_spikes_judge(&spikes, 1.5, i % 2 == 0 ? 1 : 100));
+  cr_expect(launch_spikes_judge(&spikes, 1.5, 100));
+}
+
+// A median, not a mean: one spike must not hide the next.
+Test(spikes, a_spike_does_not_hide_the_next) {
+  launch_spikes spikes = {0};
+  for (int i = 0; i < 3 * LAUNCH_SPIKES_WINDOW; i++)
+    cr_expect_not(launch_spikes_judge(&spikes, 2, 3 + 0.1 * (i % 7)));
+  cr_expect_float_eq(launch_spikes_median(&spikes), 3.3, 0.051);
+  for (int i = 0; i < 5; i++)
+    cr_expect(launch_spikes_judge(&spikes, 2, 1000));
+  cr_expect_not(launch_spikes_judge(&spikes, 2, 6));
+  cr_expect_not(launch_spikes_judge(&spikes, 2, (double)NAN));
+  cr_expect_not(launch_spikes_judge(&spikes, 0, 1000), "0 turns it off");
+}
+
+// A loss that stays high is what training has come to; leaving out every step would never end.
+Test(spikes, a_new_level_is_accepted) {
+  launch_spikes spikes = {0};
+  int left_out = 0;
+  for (int i = 0; i < LAUNCH_SPIKES_WINDOW; i++)
+    launch_spikes_judge(&spikes, 2, 1);
+  for (int i = 0; i < LAUNCH_SPIKES_WINDOW; i++)
+    left_out += launch_spikes_judge(&spikes, 2, 5);
+  cr_expect_geq(left_out, LAUNCH_SPIKES_WINDOW / 2 - 1);
+  cr_expect_leq(left_out, LAUNCH_SPIKES_WINDOW / 2 + 1);
 }
 
 // ---- phases ----

@@ -21,6 +21,7 @@ extern const launch_command launch_eval;
 extern const launch_command launch_generate;
 extern const launch_command launch_verify;
 extern const launch_command launch_bench;
+extern const launch_command launch_plot_again;
 
 // Reports this rank's recorded failure and ends all ranks with its exit code.
 _Noreturn void launch_fail_alone(dist_group *world, nn_status status);

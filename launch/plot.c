@@ -1,21 +1,16 @@
 #include "launch/plot.h"
 
 #include <errno.h>
-#include <fcntl.h>   // O_WRONLY
 #include <jansson.h> // lines of metrics.jsonl
 #include <math.h>    // NAN
-#include <signal.h>  // kill
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h> // mkdir
 #include <sys/wait.h>
-#include <time.h> // nanosleep
 
+#include "launch/gnuplot.h"
 #include "nn/log.h"
-
-extern char **environ;
 
 static const char script[] =
     "# Draws loss.png and kv_fraction.png from metrics.tsv\n"
@@ -91,20 +86,6 @@ static bool write_sources(launch_plot *plot, const char *run) {
   return done;
 }
 
-static int spawn(launch_plot *plot, const char *folder) {
-  char *const arguments[] = {"gnuplot", "plots.gp", NULL};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addchdir_np(&actions, folder); // so that no name needs quoting
-  posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-  int failed = posix_spawnp(&plot->process, "gnuplot", &actions, NULL, arguments, environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0)
-    plot->process = 0;
-  return failed;
-}
-
 void launch_plot_start(launch_plot *plot, const char *run) {
   if (plot->process != 0 && waitpid(plot->process, NULL, WNOHANG) == 0)
     return; // the next checkpoint draws again
@@ -113,27 +94,18 @@ void launch_plot_start(launch_plot *plot, const char *run) {
     return;
   char folder[1100];
   snprintf(folder, sizeof folder, "%s/plots", run);
-  int failed = spawn(plot, folder);
-  if (failed != 0)
-    tell(plot, "gnuplot", failed == ENOENT ? "not installed" : strerror(failed));
+  int failed = launch_gnuplot_start(folder, "plots.gp", &plot->process);
+  if (failed == 0)
+    return;
+  plot->process = 0;
+  tell(plot, "gnuplot", failed == ENOENT ? "not installed" : strerror(failed));
 }
 
 bool launch_plot_finish(launch_plot *plot) {
-  enum { WAIT_MS = 20000, NAP_MS = 20 };
-  const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
-  int status = 0;
   if (plot->process == 0)
     return false;
-  for (int waited = 0; waitpid(plot->process, &status, WNOHANG) == 0; waited += NAP_MS) {
-    if (waited >= WAIT_MS) {
-      kill(plot->process, SIGKILL);
-      waitpid(plot->process, &status, 0);
-      break;
-    }
-    nanosleep(&nap, NULL);
-  }
+  bool drawn = launch_gnuplot_finish(plot->process);
   plot->process = 0;
-  bool drawn = WIFEXITED(status) && WEXITSTATUS(status) == 0;
   if (!drawn)
     tell(plot, "gnuplot", "failed; `gnuplot plots.gp` in the plots folder tells why");
   return drawn;

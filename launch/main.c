@@ -9,8 +9,8 @@
 #include "nn/log.h"
 
 static const launch_command *const commands[] = {
-    &launch_data, &launch_train, &launch_eval, &launch_generate, &launch_verify, &launch_bench,
-    &launch_plot_again,
+    &launch_data,   &launch_train, &launch_eval,       &launch_generate,
+    &launch_verify, &launch_bench, &launch_plot_again,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

@@ -103,21 +103,6 @@ typedef struct {
   launch_output per_head, nll; // rank 0
 } evaluation;
 
-// Tokens mean the same to the data and to the model.
-static nn_status check_vocabulary(const evaluation *e, const char *folder) {
-  const char *kind = data_set_tokenizer_kind(e->data), *own = e->run.checkpoint.tokenizer_kind;
-  if (strcmp(kind, own) != 0)
-    return NN_FAIL(NN_ERR_INPUT, "%s: expected tokens of kind %s, as in %s, found %s", folder, own,
-                   e->run.checkpoint.path, kind);
-  if (e->run.tokenizer != NULL && data_set_tokenizer_hash(e->data) != data_tokenizer_hash(e->run.tokenizer))
-    return NN_FAIL(NN_ERR_INPUT, "%s: its %s tokenizer is not the one of %s (another vocabulary)", folder,
-                   kind, e->run.checkpoint.path);
-  if (data_set_vocab(e->data) > e->run.model.vocab)
-    return NN_FAIL(NN_ERR_INPUT, "%s: has a vocabulary of %d tokens, the model of %s one of %d", folder,
-                   data_set_vocab(e->data), e->run.checkpoint.path, e->run.model.vocab);
-  return NN_OK;
-}
-
 static nn_status choose_policies(evaluation *e) {
   const eval_options *o = e->options;
   for (int i = 0; i < o->policies.count; i++) {
@@ -141,7 +126,7 @@ static nn_status open_data(evaluation *e) {
   bool documents = strcmp(config->data.sample, "document") == 0;
   NN_TRY(choose_policies(e));
   NN_TRY(data_set_open(folder, o->split, &e->data));
-  NN_TRY(check_vocabulary(e, folder));
+  NN_TRY(launch_run_check_data(&e->run, e->data, folder));
   e->task.length = sample_length(e);
   NN_TRY(data_loader_create(e->data, documents ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM, e->task.length, 0,
                             false, &e->loader));

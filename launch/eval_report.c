@@ -1,6 +1,5 @@
 #include "launch/eval_report.h"
 
-#include <jansson.h>
 #include <math.h> // exp, M_LN2
 
 #include "launch/learner.h" // launch_kv_fraction
@@ -108,9 +107,9 @@ static void set_count(json_t *object, const char *name, double value) {
   json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
-static void set_numbers(json_t *object, const launch_eval_scope *scope, const launch_eval_row *row) {
-  numbers n = numbers_of(scope, &row->result);
-  json_object_set_new(object, "policy", json_string(row->policy));
+void launch_eval_set_numbers(json_t *object, const launch_eval_scope *scope,
+                             const launch_eval_result *result) {
+  numbers n = numbers_of(scope, result);
   set_number(object, "loss", n.loss);
   set_number(object, "perplexity", n.perplexity);
   set_number(object, "bits_per_byte", n.bits_per_byte);
@@ -122,12 +121,17 @@ static void set_numbers(json_t *object, const launch_eval_scope *scope, const la
   set_number(object, "kv_bytes_dense", n.kv_bytes_dense);
   set_number(object, "live_tokens", n.live_tokens);
   set_number(object, "live_tokens_peak", n.live_tokens_peak);
-  set_count(object, "visible_pairs", row->result.sums.tokens.visible);
-  set_count(object, "causal_pairs", row->result.sums.tokens.causal);
-  set_count(object, "scored", row->result.sums.tokens.scored);
-  set_count(object, "tokens", row->result.sums.inputs);
+  set_count(object, "visible_pairs", result->sums.tokens.visible);
+  set_count(object, "causal_pairs", result->sums.tokens.causal);
+  set_count(object, "scored", result->sums.tokens.scored);
+  set_count(object, "tokens", result->sums.inputs);
   set_number(object, "tokens_per_s", n.tokens_per_s);
-  set_number(object, "seconds", row->result.seconds);
+  set_number(object, "seconds", result->seconds);
+}
+
+static void set_row(json_t *object, const launch_eval_scope *scope, const launch_eval_row *row) {
+  json_object_set_new(object, "policy", json_string(row->policy));
+  launch_eval_set_numbers(object, scope, &row->result);
 }
 
 void launch_eval_print_json(const launch_eval_scope *scope, const launch_eval_row *rows, int count) {
@@ -136,11 +140,11 @@ void launch_eval_print_json(const launch_eval_scope *scope, const launch_eval_ro
                              "data", scope->data, "split", scope->split, "mode", scope->mode, "samples",
                              (json_int_t)scope->samples, "length", scope->length, "ranks", scope->ranks);
   if (count == 1)
-    set_numbers(object, scope, &rows[0]);
+    set_row(object, scope, &rows[0]);
   json_t *policies = count > 1 ? json_array() : NULL;
   for (int i = 0; i < count && count > 1; i++) {
     json_t *item = json_object();
-    set_numbers(item, scope, &rows[i]);
+    set_row(item, scope, &rows[i]);
     json_array_append_new(policies, item);
   }
   if (policies != NULL)

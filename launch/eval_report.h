@@ -2,6 +2,7 @@
 // token.
 #pragma once
 
+#include <jansson.h>
 #include <stdio.h>
 
 #include "launch/eval_score.h"
@@ -24,6 +25,11 @@ typedef struct {
 
 void launch_eval_print(const launch_eval_scope *scope, const launch_eval_row *rows, int count);
 void launch_eval_print_json(const launch_eval_scope *scope, const launch_eval_row *rows, int count);
+
+// The numbers of a result by the names that `eval --json` gives them; what was not measured is left out. Of
+// the scope: run, labelled.
+void launch_eval_set_numbers(json_t *object, const launch_eval_scope *scope,
+                             const launch_eval_result *result);
 
 // policy,layer,kv_head,visible,causal,kv_fraction
 void launch_eval_write_heads(FILE *file, const launch_eval_scope *scope, const launch_eval_row *rows,

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "data/dataset.h"
+#include "launch/eval_trace.h"
 #include "launch/run_folder.h"
 #include "nats/policy.h"
 
@@ -17,6 +18,18 @@ typedef struct {
   bool labelled;         // accuracy means something
   bool decode;
   bool wants_nll;
+  bool wants_samples; // decoding only
+  bool stops;         // decoding only: a signal (dist/stop.h) ends it with NN_STOPPED
+  int32_t prompt;     // tokens that decoding feeds at once; of their predictions the last alone is scored
+  // decoding only
+  int32_t page_tokens;      // 0: the decoder's own choice
+  uint64_t seed;            // of policies that draw
+  const double *head_use;   // [layers, Hk] as nats_decoder_config has it; may be NULL
+  launch_eval_trace *trace; // gets what every step took on this rank; NULL: not wanted
+  // Called now and then with the samples that this rank has behind it, instead of a progress line; may be
+  // NULL.
+  void (*progress)(void *context, int64_t samples);
+  void *context;
 } launch_eval_task;
 
 // Over all ranks; one all-reduce merges it.
@@ -29,11 +42,17 @@ typedef struct {
   double live_peak, live_end;                // tokens in the cache, over layers and kv heads
 } launch_eval_sums;
 
+// One sample.
+typedef struct {
+  double nll, scored, correct;
+} launch_eval_sample;
+
 typedef struct {
   launch_eval_sums sums;
-  double seconds;   // of the slowest rank
-  double *per_head; // [layers, Hk, 2] visible and causal pairs
-  float *nll;       // [samples, T], -1 where not scored; NULL unless wanted
+  double seconds;             // of the slowest rank
+  double *per_head;           // [layers, Hk, 2] visible and causal pairs
+  float *nll;                 // [samples, T], -1 where not scored; NULL unless wanted
+  launch_eval_sample *sample; // [samples]; NULL unless wanted
 } launch_eval_result;
 
 // Agreed: the same status and result on all ranks.

@@ -83,6 +83,20 @@ nn_status launch_run_open(dist_group *world, const char *path, const char *which
   return dist_agree(world, read_params(out));
 }
 
+nn_status launch_run_check_data(const launch_run *run, const data_set *data, const char *folder) {
+  const char *kind = data_set_tokenizer_kind(data), *own = run->checkpoint.tokenizer_kind;
+  if (strcmp(kind, own) != 0)
+    return NN_FAIL(NN_ERR_INPUT, "%s: expected tokens of kind %s, as in %s, found %s", folder, own,
+                   run->checkpoint.path, kind);
+  if (run->tokenizer != NULL && data_set_tokenizer_hash(data) != data_tokenizer_hash(run->tokenizer))
+    return NN_FAIL(NN_ERR_INPUT, "%s: its %s tokenizer is not the one of %s (another vocabulary)", folder,
+                   kind, run->checkpoint.path);
+  if (data_set_vocab(data) > run->model.vocab)
+    return NN_FAIL(NN_ERR_INPUT, "%s: has a vocabulary of %d tokens, the model of %s one of %d", folder,
+                   data_set_vocab(data), run->checkpoint.path, run->model.vocab);
+  return NN_OK;
+}
+
 void launch_run_close(launch_run *run) {
   data_tokenizer_free(run->tokenizer);
   nn_params_free(&run->params);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "data/checkpoint.h"
+#include "data/dataset.h"
 #include "data/tokenizer.h"
 #include "launch/config.h"
 #include "nats/model.h"
@@ -25,3 +26,7 @@ typedef struct {
 nn_status launch_run_open(dist_group *world, const char *path, const char *which, const char *device,
                           const char *precision, launch_run *out);
 void launch_run_close(launch_run *run); // also after an open that failed
+
+// Whether tokens mean the same to the data and to the model. `folder`: of the data, for messages. Errors:
+// NN_ERR_INPUT.
+nn_status launch_run_check_data(const launch_run *run, const data_set *data, const char *folder);

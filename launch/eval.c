@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "launch/command.h"
+#include "launch/eval_heads.h"
 #include "launch/eval_report.h"
 #include "launch/eval_types.h"
 #include "launch/options.h"
@@ -16,8 +17,8 @@ typedef struct {
   const char *per_head, *nll, *types, *text; // files
   const char **words;                        // [2 argc] room for the lists
   launch_list policies;                      // one NULL where none is given: what the model was trained with
-  int64_t samples, sample;
-  int32_t length, batch;
+  int64_t samples, sample, seed;
+  int32_t length, batch, prompt;
   bool json;
 } eval_options;
 
@@ -30,10 +31,11 @@ static nn_status check_page_options(const eval_options *o) {
     return NN_FAIL(NN_ERR_USAGE, "eval: --text: expected no %s beside it",
                    o->data != NULL ? "--data" : "--sample");
   bool scores = o->policies.count > 0 || o->per_head != NULL || o->nll != NULL || o->samples > 0 ||
-                o->batch > 0 || strcmp(o->mode, "parallel") != 0;
+                o->batch > 0 || o->prompt > 0 || strcmp(o->mode, "parallel") != 0;
   if (o->types != NULL && scores)
-    return NN_FAIL(NN_ERR_USAGE, "eval: --types: expected no --policy, --per-head, --nll, --samples, --batch "
-                                 "and --mode beside it");
+    return NN_FAIL(NN_ERR_USAGE,
+                   "eval: --types: expected no --policy, --per-head, --nll, --samples, --batch, "
+                   "--prompt and --mode beside it");
   if (o->types != NULL && o->length > LAUNCH_TYPES_LENGTH)
     return NN_FAIL(NN_ERR_USAGE, "eval: --length: a page has at most %d tokens, found %d",
                    LAUNCH_TYPES_LENGTH, o->length);
@@ -70,6 +72,8 @@ static nn_status read_options(int argc, char **argv, eval_options *o) {
       {"--samples", LAUNCH_OPTION_INT64, &o->samples, 1, 1e15},
       {"--length", LAUNCH_OPTION_INT32, &o->length, 1, 1 << 24},
       {"--batch", LAUNCH_OPTION_INT32, &o->batch, 1, 1 << 20},
+      {"--prompt", LAUNCH_OPTION_INT32, &o->prompt, 1, 1 << 24},
+      {"--seed", LAUNCH_OPTION_INT64, &o->seed, 0, 9e15},
       {"--policy", LAUNCH_OPTION_LIST, &o->policies, 0, 0},
       {"--per-head", LAUNCH_OPTION_TEXT, &o->per_head, 0, 0},
       {"--nll", LAUNCH_OPTION_TEXT, &o->nll, 0, 0},
@@ -100,6 +104,7 @@ typedef struct {
   nats_policy_choice choices[MOST_POLICIES];
   char names[MOST_POLICIES][64];
   launch_eval_row rows[MOST_POLICIES];
+  double *head_use;            // [layers, Hk] where a policy needs it
   launch_output per_head, nll; // rank 0
 } evaluation;
 
@@ -110,6 +115,7 @@ static nn_status choose_policies(evaluation *e) {
     const char *name = o->policies.items[i] != NULL ? o->policies.items[i] : e->choices[i].policy->name;
     snprintf(e->names[i], sizeof e->names[i], "%s", name);
     e->rows[i].policy = e->names[i];
+    e->rows[i].keeps_all = e->choices[i].policy->prompt_only && o->prompt == 0;
   }
   return NN_OK;
 }
@@ -138,7 +144,27 @@ static nn_status open_data(evaluation *e) {
   e->task.labelled = data_set_labelled(e->data);
   e->task.decode = strcmp(o->mode, "decode") == 0;
   e->task.wants_nll = o->nll != NULL;
+  e->task.prompt = o->prompt;
+  e->task.seed = (uint64_t)o->seed;
+  if (o->prompt >= e->task.length)
+    return NN_FAIL(NN_ERR_USAGE, "eval: --prompt: expected fewer than the %d tokens of a sample, found %d",
+                   e->task.length, o->prompt);
   return NN_OK;
+}
+
+// Agreed.
+static nn_status find_head_use(evaluation *e) {
+  bool is_needed = false;
+  for (int i = 0; i < e->options->policies.count; i++)
+    is_needed = is_needed || e->choices[i].policy->needs_head_use;
+  if (!is_needed)
+    return NN_OK;
+  e->head_use = calloc((size_t)e->run.model.layers * (size_t)e->run.model.kv_heads, sizeof *e->head_use);
+  nn_status status =
+      e->head_use != NULL ? NN_OK : NN_FAIL(NN_ERR_MEMORY, "out of memory for the use of heads");
+  NN_TRY(dist_agree(e->task.world, status));
+  e->task.head_use = e->head_use;
+  return launch_eval_head_use(&e->task, e->head_use);
 }
 
 // ---- files, opened before the work and not after it
@@ -162,6 +188,8 @@ static nn_status report(evaluation *e) {
                              .mode = o->mode,
                              .samples = e->task.samples,
                              .length = e->task.length,
+                             .prompt = o->prompt,
+                             .seed = o->seed,
                              .ranks = dist_size(e->task.world),
                              .labelled = e->task.labelled,
                              .decode = e->task.decode};
@@ -209,6 +237,7 @@ static nn_status evaluate(evaluation *e) {
     return write_types(e);
   NN_TRY(dist_agree(world, open_data(e)));
   NN_TRY(dist_agree(world, open_files(e)));
+  NN_TRY(find_head_use(e));
   for (int i = 0; i < o->policies.count; i++)
     NN_TRY(launch_eval_score(&e->task, &e->choices[i], o->policies.items[i], &e->rows[i].result));
   return dist_agree(world, report(e));
@@ -222,6 +251,7 @@ static nn_status run_evaluation(dist_group *world, const eval_options *options) 
     launch_eval_result_free(&e.rows[i].result);
   launch_output_discard(&e.per_head);
   launch_output_discard(&e.nll);
+  free(e.head_use);
   data_loader_free(e.loader);
   data_set_close(e.data);
   launch_run_close(&e.run);
@@ -241,30 +271,36 @@ const launch_command launch_eval = {
     .name = "eval",
     .run = run,
     .summary = "score a data set with a trained model: loss, KV fraction, cache bytes",
-    .usage = "usage: natsformer eval RUN [--data DIR] [options]\n"
-             "\n"
-             "RUN is a run folder (its newest checkpoint that verifies is taken) or the folder of one "
-             "checkpoint.\n"
-             "Works on any number of ranks (mpirun -np N natsformer eval ...).\n"
-             "\n"
-             "  --data DIR         data set; default: the one that the model was trained on\n"
-             "  --split NAME       train or val (default)\n"
-             "  --mode parallel    whole sequences under the mask (default)\n"
-             "  --mode decode      token by token, with a cache that really evicts: also counts its bytes\n"
-             "  --samples N        the first N samples; default: all\n"
-             "  --length T         tokens of a sample; default: as in training\n"
-             "  --batch B          samples at once on a rank; default: train.micro_batch\n"
-             "  --policy P         eviction policy, as in window or window:window=64; may be given several "
-             "times;\n"
-             "                     default: what the model was trained with\n"
-             "  --per-head FILE    CSV of the KV fraction per layer and kv head\n"
-             "  --nll FILE         CSV of the negative log-likelihood of every scored token\n"
-             "  --types FILE.html  instead of scores, a page that shows the type of every token of one text\n"
-             "                     and what the cache of a head holds at any position; one rank\n"
-             "  --text FILE        the text of that page: UTF-8, its first T tokens\n"
-             "  --sample N         or sample N of the data, from 0; default: sample 0\n"
-             "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
-             "  --device D         auto (default), cpu or cuda\n"
-             "  --precision P      auto (default: bf16 on a GPU, float32 on the CPU), float32 or bf16\n"
-             "  --json             print one JSON object on standard output\n",
+    .usage =
+        "usage: natsformer eval RUN [--data DIR] [options]\n"
+        "\n"
+        "RUN is a run folder (its newest checkpoint that verifies is taken) or the folder of one "
+        "checkpoint.\n"
+        "Works on any number of ranks (mpirun -np N natsformer eval ...).\n"
+        "\n"
+        "  --data DIR         data set; default: the one that the model was trained on\n"
+        "  --split NAME       train or val (default)\n"
+        "  --mode parallel    whole sequences under the mask (default)\n"
+        "  --mode decode      token by token, with a cache that really evicts: also counts its bytes\n"
+        "  --samples N        the first N samples; default: all\n"
+        "  --length T         tokens of a sample; default: as in training\n"
+        "  --batch B          samples at once on a rank; default: train.micro_batch\n"
+        "  --policy P         eviction policy, as in window or window:window=64; may be given several "
+        "times;\n"
+        "                     default: what the model was trained with. dense, nats and window work in both "
+        "modes,\n"
+        "                     streaming, h2o, tova, snapkv (prompt only), cam, random and duo in decode;\n"
+        "                     docs/benchmarks.md says what they keep and which numbers they take\n"
+        "  --prompt N         the first N tokens of a sample are its prompt: fed at once, and not scored\n"
+        "  --seed S           of policies that draw; default 0\n"
+        "  --per-head FILE    CSV of the KV fraction per layer and kv head\n"
+        "  --nll FILE         CSV of the negative log-likelihood of every scored token\n"
+        "  --types FILE.html  instead of scores, a page that shows the type of every token of one text\n"
+        "                     and what the cache of a head holds at any position; one rank\n"
+        "  --text FILE        the text of that page: UTF-8, its first T tokens\n"
+        "  --sample N         or sample N of the data, from 0; default: sample 0\n"
+        "  --checkpoint best  the checkpoint with the lowest validation loss instead of the last one\n"
+        "  --device D         auto (default), cpu or cuda\n"
+        "  --precision P      auto (default: bf16 on a GPU, float32 on the CPU), float32 or bf16\n"
+        "  --json             print one JSON object on standard output\n",
 };

@@ -1,6 +1,7 @@
 #include "launch/eval_report.h"
 
-#include <math.h> // exp, M_LN2
+#include <math.h>   // exp, M_LN2
+#include <string.h> // strlen
 
 #include "launch/learner.h" // launch_kv_fraction
 #include "launch/progress.h"
@@ -55,9 +56,9 @@ static void print_bytes_cell(double bytes) {
   printf("%*s", COLUMN, isnan(bytes) ? "-" : launch_bytes((int64_t)bytes, text));
 }
 
-static void print_row(const launch_eval_scope *scope, const launch_eval_row *row) {
+static void print_row(const launch_eval_scope *scope, const launch_eval_row *row, int column) {
   numbers n = numbers_of(scope, &row->result);
-  printf("%-20s", row->policy);
+  printf("%-*s", column, row->policy);
   print_cell(n.loss, "%.4f");
   print_cell(n.perplexity, "%.3f");
   print_cell(n.bits_per_byte, "%.4f");
@@ -74,8 +75,8 @@ static void print_row(const launch_eval_scope *scope, const launch_eval_row *row
   putchar('\n');
 }
 
-static void print_heading(const launch_eval_scope *scope) {
-  printf("%-20s%*s%*s%*s", "policy", COLUMN, "loss", COLUMN, "perplexity", COLUMN, "bits/byte");
+static void print_heading(const launch_eval_scope *scope, int column) {
+  printf("%-*s%*s%*s%*s", column, "policy", COLUMN, "loss", COLUMN, "perplexity", COLUMN, "bits/byte");
   if (scope->labelled)
     printf("%*s", COLUMN, "accuracy");
   printf("%*s", COLUMN, "kv_fraction");
@@ -84,15 +85,31 @@ static void print_heading(const launch_eval_scope *scope) {
   printf("%*s\n", COLUMN, "tokens/s");
 }
 
+// Width of the column of policies.
+static int name_column(const launch_eval_row *rows, int count) {
+  int widest = 20;
+  for (int i = 0; i < count; i++) {
+    int width = (int)strlen(rows[i].policy) + 1;
+    widest = width > widest ? width : widest;
+  }
+  return widest;
+}
+
 void launch_eval_print(const launch_eval_scope *scope, const launch_eval_row *rows, int count) {
+  int column = name_column(rows, count);
   printf("%s, step %lld, on %s (%s): %lld samples of %d tokens, %s\n", scope->run->checkpoint.path,
          (long long)scope->run->checkpoint.step, scope->data, scope->split, (long long)scope->samples,
          scope->length, scope->decode ? "token by token" : "masked parallel pass");
-  print_heading(scope);
+  if (scope->prompt > 0)
+    printf("prompt: the first %d tokens of a sample, not scored\n", scope->prompt);
+  print_heading(scope, column);
   for (int i = 0; i < count; i++)
-    print_row(scope, &rows[i]);
+    print_row(scope, &rows[i], column);
   if (scope->decode)
     printf("peak live: tokens of a layer and kv head; kv bytes: of a sequence, at its peak\n");
+  for (int i = 0; i < count; i++)
+    if (rows[i].keeps_all)
+      printf("%s: drops tokens of prompts alone, and there is none (--prompt N)\n", rows[i].policy);
 }
 
 // ---- for programs
@@ -135,10 +152,11 @@ static void set_row(json_t *object, const launch_eval_scope *scope, const launch
 }
 
 void launch_eval_print_json(const launch_eval_scope *scope, const launch_eval_row *rows, int count) {
-  json_t *object = json_pack("{s:s, s:I, s:s, s:s, s:s, s:I, s:i, s:i}", "checkpoint",
+  json_t *object = json_pack("{s:s, s:I, s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i}", "checkpoint",
                              scope->run->checkpoint.path, "step", (json_int_t)scope->run->checkpoint.step,
                              "data", scope->data, "split", scope->split, "mode", scope->mode, "samples",
-                             (json_int_t)scope->samples, "length", scope->length, "ranks", scope->ranks);
+                             (json_int_t)scope->samples, "length", scope->length, "prompt", scope->prompt,
+                             "seed", (json_int_t)scope->seed, "ranks", scope->ranks);
   if (count == 1)
     set_row(object, scope, &rows[0]);
   json_t *policies = count > 1 ? json_array() : NULL;

@@ -13,6 +13,8 @@ typedef struct {
   const char *data, *split, *mode;
   int64_t samples;
   int32_t length;
+  int32_t prompt; // tokens that are not scored
+  int64_t seed;   // of policies that draw
   int32_t ranks;
   bool labelled, decode;
 } launch_eval_scope;
@@ -20,6 +22,7 @@ typedef struct {
 // One row of the report.
 typedef struct {
   const char *policy;
+  bool keeps_all; // it drops tokens of prompts alone, and there is none
   launch_eval_result result;
 } launch_eval_row;
 

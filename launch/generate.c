@@ -109,8 +109,10 @@ static nn_status prepare(generation *g) {
   NN_TRY(read_prompt(g));
   if (g->prompt.count > INT32_MAX - o->tokens)
     return NN_FAIL(NN_ERR_INPUT, "generate: a prompt of %lld tokens is too long", (long long)g->prompt.count);
-  nats_decoder_config decoder = {
-      .sequences = 1, .max_length = (int32_t)g->prompt.count + o->tokens, .policy = o->policy};
+  nats_decoder_config decoder = {.sequences = 1,
+                                 .max_length = (int32_t)g->prompt.count + o->tokens,
+                                 .seed = (uint64_t)o->seed,
+                                 .policy = o->policy};
   nats_sampler_config sampler = {.temperature = (float)o->temperature,
                                  .top_k = o->top_k,
                                  .top_p = (float)o->top_p,

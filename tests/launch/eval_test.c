@@ -117,6 +117,49 @@ Test(eval, any_number_of_ranks_says_the_same) {
   }
 }
 
+// Broken: what was fed as a prompt counts as predicted, or what follows it depends on how it was fed.
+Test(eval, prompts_are_not_scored) {
+  run_make_text("data");
+  launch_config config = run_config("data", "nats", 1);
+  run_make("run", &config, 1, (double)NAN);
+  compare_modes("run", "--samples 6 --prompt 20");
+  json_t *report = run_json(0, "eval run --samples 6 --prompt 20 --json");
+  cr_expect_eq(run_number(report, "scored"), 6 * (64 - 19));
+  json_decref(report);
+  report = run_json(0, "eval run --mode decode --samples 6 --batch 3 --prompt 60 "
+                       "--policy snapkv:keep=8,observe=4 --policy dense --json");
+  const json_t *snapkv = json_array_get(json_object_get(report, "policies"), 0);
+  const json_t *dense = json_array_get(json_object_get(report, "policies"), 1);
+  cr_expect_eq(run_number(snapkv, "live_tokens"), 8 + 4 + 4);
+  cr_expect_eq(run_number(dense, "live_tokens"), 64);
+  json_decref(report);
+}
+
+// Broken: a policy that draws scores differently in another batch or on other ranks; --seed does nothing.
+Test(eval, draws_follow_the_seed_alone) {
+  run_make_text("data");
+  launch_config config = run_config("data", "nats", 1);
+  run_make("run", &config, 1, (double)NAN);
+  const struct {
+    int ranks;
+    const char *options;
+  } cases[] = {
+      {0, "--seed 5 --batch 1"}, {0, "--seed 5 --batch 4"}, {2, "--seed 5 --batch 2"}, {0, "--batch 4"}};
+  double loss[4];
+  for (int i = 0; i < 4; i++) {
+    char command[256];
+    snprintf(command, sizeof command, "eval run --mode decode --samples 7 --policy random:size=9 %s --json",
+             cases[i].options);
+    json_t *report = run_json(cases[i].ranks, command);
+    cr_expect_eq(run_number(report, "live_tokens_peak"), 9);
+    loss[i] = run_number(report, "loss");
+    json_decref(report);
+  }
+  cr_expect_float_eq(loss[1], loss[0], 1e-6 * loss[0], "another batch: %.9g and %.9g", loss[1], loss[0]);
+  cr_expect_float_eq(loss[2], loss[0], 1e-6 * loss[0], "two ranks: %.9g and %.9g", loss[2], loss[0]);
+  cr_expect_gt(fabs(loss[3] - loss[0]), 1e-6 * loss[0], "another seed: %.9g and %.9g", loss[3], loss[0]);
+}
+
 // Broken: numbers of a report contradict each other.
 Test(eval, the_report_adds_up) {
   run_make_text("data");
@@ -260,6 +303,9 @@ Test(eval, says_what_is_wrong) {
   expect_failure(0, "eval run --data nothing", 1, "nothing");
   expect_failure(0, "eval run --policy nats", 2, "needs a model with token types");
   expect_failure(0, "eval run --policy h3o", 2, "policy 'h3o'");
+  expect_failure(0, "eval run --policy h2o:size=8", 2, "decode token by token");
+  expect_failure(0, "eval run --mode decode --policy duo:recent=4", 2, "heads all use the cache alike");
+  expect_failure(2, "eval run --prompt 64", 2, "--prompt: expected fewer than the 64 tokens");
   expect_failure(0, "eval run --checkpoint worst", 2, "expected last or best");
   expect_failure(0, "eval run --nll nothing/file.csv", 1, "nothing/file.csv: cannot create");
   expect_failure(0, "eval run --data recall", 1, "expected tokens of kind byte");

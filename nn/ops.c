@@ -2,6 +2,8 @@
 // table.
 #include "nn/ops.h"
 
+#include <math.h> // sqrt, isfinite
+
 #include "nn/device_table.h"
 #include "nn/ops_table.h"
 
@@ -107,9 +109,22 @@ nn_status nn_grad_norm(nn_device *device, const nn_params *params, nn_step *step
   return device->ops->grad_norm(device, params, step);
 }
 
+void nn_step_set_norm(nn_step *step, double squares) {
+  double norm = sqrt(squares), most = (double)step->max_norm;
+  step->squares = squares;
+  step->non_finite = !isfinite(squares);
+  step->grad_norm = (float)norm;
+  step->clip_factor = most > 0.0 && norm > most ? (float)(most / norm) : 1.0f;
+}
+
 nn_status nn_adamw(nn_device *device, const nn_params *params, const nn_step *step) {
   NN_NEED(params->table && params->master && params->grad && params->moment1 && params->moment2 && step);
   return device->ops->adamw(device, params, step);
+}
+
+nn_status nn_accumulate(nn_device *device, float *to, const float *from, int64_t count) {
+  NN_NEED(count >= 0 && to && from);
+  return count > 0 ? device->ops->accumulate(device, to, from, count) : NN_OK;
 }
 
 nn_status nn_params_init(nn_params *params, uint64_t seed) {

@@ -171,11 +171,18 @@ typedef struct {
   float grad_scale;           // what nn_classifier.grad_scale points at
   int64_t updates[NN_GROUPS]; // t above: updates of the group that were made, this one included
   // from here on written by nn_grad_norm
+  double squares;     // sum of the squares of the gradient; of a shard, this rank's part
   float grad_norm;    // before clipping
   float clip_factor;  // min(1, max_norm / grad_norm)
   int32_t non_finite; // 1: the gradient holds an infinity or a NaN
 } nn_step;
 
 nn_status nn_grad_norm(nn_device *device, const nn_params *params, nn_step *step);
-// Does nothing when step->non_finite is set; else refreshes params->compute too.
+// What follows from `squares`. With a shard nn_grad_norm knows its own part only: all ranks' are added up,
+// and these fields uploaded again, before the update.
+void nn_step_set_norm(nn_step *step, double squares);
+// Updates what this rank owns. Does nothing when step->non_finite is set; else refreshes params->compute too.
 nn_status nn_adamw(nn_device *device, const nn_params *params, const nn_step *step);
+
+// to += from, for sums of gradients on their way into nn_params.sum. Both at multiples of NN_PARAM_ALIGN.
+nn_status nn_accumulate(nn_device *device, float *to, const float *from, int64_t count);

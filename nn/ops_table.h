@@ -21,6 +21,7 @@ typedef struct nn_ops_table {
   nn_status (*logits_forward)(nn_device *, const nn_logits *);
   nn_status (*grad_norm)(nn_device *, const nn_params *, nn_step *);
   nn_status (*adamw)(nn_device *, const nn_params *, const nn_step *);
+  nn_status (*accumulate)(nn_device *, float *to, const float *from, int64_t count);
   nn_status (*params_init)(nn_device *, nn_params *, uint64_t seed);
   nn_status (*params_refresh)(nn_device *, nn_params *);
 } nn_ops_table;

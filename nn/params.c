@@ -43,6 +43,7 @@ nn_status nn_param_add(nn_param_table *table, const char *name, int32_t rank, in
                       .init_value = init_value,
                       .decay = decay,
                       .group = group,
+                      .block = table->block,
                       .offset = table->total,
                       .count = rows * columns};
   memcpy(param->name, name, length + 1);
@@ -74,30 +75,73 @@ void nn_param_table_free(nn_param_table *table) {
 
 // ---- the arenas
 
-static nn_status create_arenas(nn_params *params, bool training) {
-  nn_device *device = params->device;
-  size_t elements = (size_t)params->table->total, bytes = elements * sizeof(float);
-  NN_TRY(nn_device_alloc(device, bytes, "parameters", (void **)&params->master));
-  params->compute = params->master;
-  if (nn_device_compute_type(device) != NN_F32)
-    NN_TRY(nn_device_alloc(device, elements * nn_device_act_size(device), "parameters in the compute type",
-                           &params->compute));
-  if (!training)
-    return NN_OK;
-  NN_TRY(nn_device_alloc(device, bytes, "gradients", (void **)&params->grad));
-  NN_TRY(nn_device_alloc(device, bytes, "first moments", (void **)&params->moment1));
-  return nn_device_alloc(device, bytes, "second moments", (void **)&params->moment2);
+static int64_t kept_elements(const nn_param_table *table) {
+  int32_t row = 0;
+  while (row < table->count && table->items[row].block == NN_BLOCK_KEPT)
+    row++;
+  return row < table->count ? table->items[row].offset : table->total;
 }
 
-nn_status nn_params_create(nn_device *device, const nn_param_table *table, bool training, nn_params *out) {
-  *out = (nn_params){.device = device, .table = table};
+// The offset at which the block of row `index` begins.
+static int64_t block_begin(const nn_param_table *table, int32_t index) {
+  while (index > 0 && table->items[index - 1].block == table->items[index].block)
+    index--;
+  return table->items[index].offset;
+}
+
+int64_t nn_params_window(const nn_param_table *table) {
+  int64_t most = 0;
+  for (int32_t i = 0; i < table->count; i++) {
+    int64_t end = i + 1 < table->count ? table->items[i + 1].offset : table->total;
+    int64_t count = end - block_begin(table, i);
+    if (table->items[i].block != NN_BLOCK_KEPT && count > most)
+      most = count;
+  }
+  return kept_elements(table) + most;
+}
+
+static nn_status alloc_floats(nn_device *device, int64_t elements, const char *what, float **out) {
+  return nn_device_alloc(device, (size_t)elements * sizeof(float), what, (void **)out);
+}
+
+static nn_status create_arenas(nn_params *params, bool training, bool window) {
+  nn_device *device = params->device;
+  int64_t total = params->table->total, owned = nn_params_owned(params);
+  bool copies = nn_device_compute_type(device) != NN_F32;
+  NN_TRY(alloc_floats(device, copies ? owned : total, "parameters", &params->master));
+  params->compute = params->master;
+  if (copies)
+    NN_TRY(nn_device_alloc(device, (size_t)total * nn_device_act_size(device),
+                           "parameters in the compute type", &params->compute));
+  if (!training)
+    return NN_OK;
+  params->grad_total = window ? nn_params_window(params->table) : total;
+  NN_TRY(alloc_floats(device, params->grad_total, "gradients", &params->grad));
+  if (window)
+    NN_TRY(alloc_floats(device, owned, "sums of gradients", &params->sum));
+  NN_TRY(alloc_floats(device, owned, "first moments", &params->moment1));
+  return alloc_floats(device, owned, "second moments", &params->moment2);
+}
+
+static nn_status create(nn_device *device, const nn_param_table *table, const nn_shard *shard, bool training,
+                        bool window, nn_params *out) {
+  *out = (nn_params){.device = device, .table = table, .shard = shard};
   if (device == NULL || table == NULL || table->count == 0)
     return NN_FAIL(NN_ERR_INTERNAL,
                    "nn_params_create: needs a device and a table with at least one parameter");
-  nn_status status = create_arenas(out, training);
+  nn_status status = create_arenas(out, training, window);
   if (status != NN_OK)
     nn_params_free(out);
   return status;
+}
+
+nn_status nn_params_create(nn_device *device, const nn_param_table *table, bool training, nn_params *out) {
+  return create(device, table, NULL, training, false, out);
+}
+
+nn_status nn_params_create_shard(nn_device *device, const nn_param_table *table, const nn_shard *shard,
+                                 nn_shard_kind kind, nn_params *out) {
+  return create(device, table, shard, true, shard != NULL && kind == NN_SHARD_GRADIENTS, out);
 }
 
 void nn_params_free(nn_params *params) {
@@ -105,6 +149,7 @@ void nn_params_free(nn_params *params) {
   if (device != NULL) {
     nn_device_free(device, params->moment2);
     nn_device_free(device, params->moment1);
+    nn_device_free(device, params->sum);
     nn_device_free(device, params->grad);
     if (params->compute != params->master)
       nn_device_free(device, params->compute);
@@ -117,8 +162,23 @@ nn_act *nn_params_weight(const nn_params *params, int32_t index) {
   return nn_act_at(params->device, params->compute, params->table->items[index].offset);
 }
 
+static float *grad_of(const nn_params *params, int32_t index, int64_t offset) {
+  const nn_param_table *table = params->table;
+  if (params->sum == NULL || table->items[index].block == NN_BLOCK_KEPT)
+    return params->grad + offset;
+  return params->grad + kept_elements(table) + (offset - block_begin(table, index));
+}
+
 float *nn_params_grad(const nn_params *params, int32_t index) {
-  return params->grad + params->table->items[index].offset;
+  return grad_of(params, index, params->table->items[index].offset);
+}
+
+float *nn_params_grad_at(const nn_params *params, int64_t offset) {
+  const nn_param_table *table = params->table;
+  int32_t index = table->count - 1;
+  while (index > 0 && table->items[index].offset > offset)
+    index--;
+  return grad_of(params, index, offset);
 }
 
 // ---- initial values

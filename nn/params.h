@@ -30,6 +30,7 @@ typedef struct {
   float init_value;
   bool decay; // weight decay: matrices only
   nn_param_group group;
+  int32_t block;  // see nn_param_table.block
   int64_t offset; // in elements, into every arena; a multiple of NN_PARAM_ALIGN
   int64_t count;  // elements
 } nn_param;
@@ -41,7 +42,11 @@ typedef struct {
   int32_t count;
   int32_t capacity;
   int64_t total; // elements of an arena, gaps included
+  // What the next rows are stamped with: backward works on the gradients of one block at a time and completes
+  // them together. NN_BLOCK_KEPT, for the first rows only: it comes back to these until its end.
+  int32_t block;
 } nn_param_table;
+enum { NN_BLOCK_KEPT = -1 };
 
 // Adds a row at the end and returns its index in *index. Errors: NN_ERR_INTERNAL (name taken or too long).
 nn_status nn_param_add(nn_param_table *table, const char *name, int32_t rank, int64_t rows, int64_t columns,
@@ -50,19 +55,63 @@ const nn_param *nn_param_find(const nn_param_table *table, const char *name); //
 int64_t nn_param_values(const nn_param_table *table);                         // elements without gaps
 void nn_param_table_free(nn_param_table *table);
 
-// The arenas in device memory, all of table->total elements.
+// Where ranks share the optimizer's work, each updates a shard: some ranges of the arenas. What the optimizer
+// alone needs is stored for the shard only, piece after piece.
+typedef struct {
+  int64_t offset, count; // in an arena; multiples of NN_PARAM_ALIGN
+  int64_t at;            // where it begins in memory that holds the shard only
+} nn_piece;
+
+typedef struct {
+  nn_piece *items; // in the order in which they are stored, without holes
+  int32_t count;
+  int64_t total; // elements
+} nn_shard;
+
+typedef enum {
+  NN_SHARD_OPTIMIZER, // moments, and masters that operators do not read
+  NN_SHARD_GRADIENTS, // and the sums of gradients: backward works in a window, see nn_params.grad
+} nn_shard_kind;
+
+// The arenas in device memory, of table->total elements where no other number is said.
 typedef struct {
   nn_device *device;
   const nn_param_table *table;
-  float *master;   // what the optimizer updates
-  nn_act *compute; // what operators read: `master` itself where the compute type is float32
-  float *grad;     // NULL for a model that is only evaluated; so are the moments
-  float *moment1;
-  float *moment2;
+  const nn_shard *shard; // what this rank updates, NULL: everything
+  float *master;         // what the optimizer updates; the shard's where `compute` is another arena
+  nn_act *compute;       // what operators read: `master` itself where the compute type is float32
+  // What backward adds to; NULL for a model that is only evaluated, as are the moments. With `sum` it is a
+  // window of grad_total elements: the rows of NN_BLOCK_KEPT, then the one block that backward works on.
+  float *grad;
+  int64_t grad_total;
+  float *sum;     // what the optimizer reads, the shard's; NULL: it reads `grad`
+  float *moment1; // the shard's
+  float *moment2; // the shard's
 } nn_params;
 
 nn_status nn_params_create(nn_device *device, const nn_param_table *table, bool training, nn_params *out);
+// For training, with `shard` (NULL: everything), which must outlive the arenas.
+nn_status nn_params_create_shard(nn_device *device, const nn_param_table *table, const nn_shard *shard,
+                                 nn_shard_kind kind, nn_params *out);
 void nn_params_free(nn_params *params);
+
+// Elements of a window, and what an arena of the shard holds.
+int64_t nn_params_window(const nn_param_table *table);
+static inline int64_t nn_params_owned(const nn_params *params) {
+  return params->shard != NULL ? params->shard->total : params->table->total;
+}
+// Whether `master` holds the shard only.
+static inline bool nn_params_master_sharded(const nn_params *params) {
+  return params->shard != NULL && params->compute != (nn_act *)params->master;
+}
+// The pieces that this rank updates: of an unsharded table one, the whole arena.
+static inline int32_t nn_params_pieces(const nn_params *params) {
+  return params->shard != NULL ? params->shard->count : 1;
+}
+static inline nn_piece nn_params_piece(const nn_params *params, int32_t index) {
+  nn_piece all = {0, params->table->total, 0};
+  return params->shard != NULL ? params->shard->items[index] : all;
+}
 
 // Fills `master` from the counter-based generator (key: seed, name, element), the same on every rank and
 // device, then refreshes `compute`.
@@ -71,11 +120,16 @@ nn_status nn_params_init(nn_params *params, uint64_t seed);
 // The initial values of one parameter, elements [begin, end), into host memory: values[0] is element `begin`.
 void nn_param_initial(const nn_param *param, uint64_t seed, int64_t begin, int64_t end, float *values);
 
-nn_status nn_params_refresh_compute(nn_params *params); // after master was written from outside
+// After master was written from outside. Of sharded masters the shard's part alone; other ranks have the
+// rest.
+nn_status nn_params_refresh_compute(nn_params *params);
 
 // Pointers of row `index` of the table.
 nn_act *nn_params_weight(const nn_params *params, int32_t index);
 float *nn_params_grad(const nn_params *params, int32_t index);
+// Where backward puts the gradient of element `offset` of the arena, and of those behind it up to the end of
+// its block.
+float *nn_params_grad_at(const nn_params *params, int64_t offset);
 
 // How backward tells that the gradients of [offset, offset + count) are complete. Called in the order in
 // which they become complete; ranges do not overlap and together cover the arena. It may do work (post a
@@ -84,3 +138,10 @@ typedef struct {
   nn_status (*ready)(void *context, int64_t offset, int64_t count);
   void *context;
 } nn_grad_listener;
+
+// How the forward pass asks for parameters on their way from other ranks: called before those of
+// [0, end) are read, with `end` rising to the arena's.
+typedef struct {
+  nn_status (*await)(void *context, int64_t end);
+  void *context;
+} nn_param_source;

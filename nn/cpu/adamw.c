@@ -36,15 +36,35 @@ NN_CLONES static void apply(update u, int64_t n, float *restrict weight, const f
   }
 }
 
-// The part of every parameter that lies in `mine`, a range of the arenas.
-static void update_range(const nn_params *params, const nn_step *step, nn_range mine) {
+// What is updated in one call: elements [begin, end) of the arenas, which lie `shift` elements earlier in
+// memory that holds the shard only.
+typedef struct {
+  int64_t begin, end, shift;
+} part;
+
+static void update_part(const nn_params *params, const nn_step *step, part p) {
+  float *master = params->master - (nn_params_master_sharded(params) ? p.shift : 0);
+  const float *grad = params->sum != NULL ? params->sum - p.shift : params->grad;
+  float *moment1 = params->moment1 - p.shift, *moment2 = params->moment2 - p.shift;
   for (int32_t i = 0; i < params->table->count; i++) {
     const nn_param *param = &params->table->items[i];
-    int64_t begin = param->offset > mine.begin ? param->offset : mine.begin;
-    int64_t end = param->offset + param->count < mine.end ? param->offset + param->count : mine.end;
+    int64_t begin = param->offset > p.begin ? param->offset : p.begin;
+    int64_t end = param->offset + param->count < p.end ? param->offset + param->count : p.end;
     if (begin < end && step->lr[param->group] != 0.0f)
-      apply(make_update(step, param), end - begin, params->master + begin, params->grad + begin,
-            params->moment1 + begin, params->moment2 + begin);
+      apply(make_update(step, param), end - begin, master + begin, grad + begin, moment1 + begin,
+            moment2 + begin);
+  }
+}
+
+// `mine`: a range of the shard as it is stored.
+static void update_range(const nn_params *params, const nn_step *step, nn_range mine) {
+  for (int32_t i = 0; i < nn_params_pieces(params); i++) {
+    nn_piece piece = nn_params_piece(params, i);
+    int64_t begin = piece.at > mine.begin ? piece.at : mine.begin;
+    int64_t end = piece.at + piece.count < mine.end ? piece.at + piece.count : mine.end;
+    int64_t shift = piece.offset - piece.at;
+    if (begin < end)
+      update_part(params, step, (part){begin + shift, end + shift, shift});
   }
 }
 
@@ -52,7 +72,8 @@ nn_status nn_cpu_adamw(nn_device *device, const nn_params *params, const nn_step
   (void)device;
   if (step->non_finite != 0)
     return NN_OK;
-#pragma omp parallel if (nn_range_is_large(params->table->total))
-  update_range(params, step, nn_range_mine(params->table->total, NN_PARAM_ALIGN));
+  int64_t owned = nn_params_owned(params);
+#pragma omp parallel if (nn_range_is_large(owned))
+  update_range(params, step, nn_range_mine(owned, NN_PARAM_ALIGN));
   return NN_OK;
 }

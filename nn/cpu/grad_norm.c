@@ -1,6 +1,3 @@
-#include <math.h>
-#include <stddef.h>
-
 #include "nn/cpu/operators.h"
 #include "nn/cpu/parallel.h"
 #include "nn/cpu/vector.h"
@@ -24,25 +21,46 @@ NN_CLONES static double sum_squares(const float *x, int64_t n) {
   return sum;
 }
 
-static void sum_chunks(const float *grad, int64_t total, double *chunk, nn_range mine) {
-  for (int64_t c = mine.begin; c < mine.end; c++) {
-    int64_t begin = c * CHUNK, left = total - begin;
-    chunk[c] = sum_squares(grad + begin, left < CHUNK ? left : CHUNK);
+static int64_t chunks_of(nn_piece piece) {
+  return (piece.count + CHUNK - 1) / CHUNK;
+}
+
+// Chunks are counted piece by piece.
+static void sum_chunks(const nn_params *params, double *chunk, nn_range mine) {
+  int64_t first = 0; // chunk of the piece
+  for (int32_t i = 0; i < nn_params_pieces(params); i++) {
+    nn_piece piece = nn_params_piece(params, i);
+    const float *grad = params->sum != NULL ? params->sum + piece.at : params->grad + piece.offset;
+    int64_t chunks = chunks_of(piece);
+    int64_t begin = mine.begin > first ? mine.begin : first;
+    int64_t end = mine.end < first + chunks ? mine.end : first + chunks;
+    for (int64_t c = begin; c < end; c++) {
+      int64_t at = (c - first) * CHUNK, left = piece.count - at;
+      chunk[c] = sum_squares(grad + at, left < CHUNK ? left : CHUNK);
+    }
+    first += chunks;
   }
 }
 
 nn_status nn_cpu_grad_norm(nn_device *device, const nn_params *params, nn_step *step) {
-  int64_t total = params->table->total, chunks = (total + CHUNK - 1) / CHUNK;
+  int64_t chunks = 0;
+  for (int32_t i = 0; i < nn_params_pieces(params); i++)
+    chunks += chunks_of(nn_params_piece(params, i));
   void *workspace;
-  NN_TRY(nn_device_workspace(device, (size_t)chunks * sizeof(double), &workspace));
+  NN_TRY(nn_device_workspace(device, (size_t)(chunks + 1) * sizeof(double), &workspace));
   double *chunk = workspace, sum = 0.0;
-#pragma omp parallel if (nn_range_is_large(total))
-  sum_chunks(params->grad, total, chunk, nn_range_mine(chunks, 1));
+#pragma omp parallel if (nn_range_is_large(nn_params_owned(params)))
+  sum_chunks(params, chunk, nn_range_mine(chunks, 1));
   for (int64_t c = 0; c < chunks; c++)
     sum += chunk[c];
-  double norm = sqrt(sum);
-  step->non_finite = !isfinite(sum);
-  step->grad_norm = (float)norm;
-  step->clip_factor = step->max_norm > 0.0f && norm > step->max_norm ? (float)(step->max_norm / norm) : 1.0f;
+  nn_step_set_norm(step, sum);
+  return NN_OK;
+}
+
+nn_status nn_cpu_accumulate(nn_device *device, float *to, const float *from, int64_t count) {
+  (void)device;
+#pragma omp parallel for simd if (parallel : nn_range_is_large(count))
+  for (int64_t i = 0; i < count; i++)
+    to[i] += from[i];
   return NN_OK;
 }

@@ -21,5 +21,6 @@ size_t nn_cpu_classifier_workspace(const nn_device *device, const nn_classifier 
 nn_status nn_cpu_logits_forward(nn_device *device, const nn_logits *op);
 nn_status nn_cpu_grad_norm(nn_device *device, const nn_params *params, nn_step *step);
 nn_status nn_cpu_adamw(nn_device *device, const nn_params *params, const nn_step *step);
+nn_status nn_cpu_accumulate(nn_device *device, float *to, const float *from, int64_t count);
 nn_status nn_cpu_params_init(nn_device *device, nn_params *params, uint64_t seed);
 nn_status nn_cpu_params_refresh(nn_device *device, nn_params *params);

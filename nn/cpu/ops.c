@@ -17,6 +17,7 @@ const nn_ops_table nn_cpu_ops = {
     .logits_forward = nn_cpu_logits_forward,
     .grad_norm = nn_cpu_grad_norm,
     .adamw = nn_cpu_adamw,
+    .accumulate = nn_cpu_accumulate,
     .params_init = nn_cpu_params_init,
     .params_refresh = nn_cpu_params_refresh,
 };

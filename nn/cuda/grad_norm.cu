@@ -1,6 +1,7 @@
 #include <math.h>
 
 #include "nn/cuda/operators.h"
+#include "nn/cuda/segments.h"
 #include "nn/cuda/vector.h"
 
 enum { THREADS = 256, LOADS = 16, PACK = 4, CHUNK = THREADS * LOADS * PACK, JOIN_THREADS = 1024 };
@@ -17,16 +18,19 @@ template <int COUNT> __device__ static inline double block_sum(double sum) {
   return sum;
 }
 
-// A sum of squares of float32 cannot overflow float64: it is finite exactly when all elements are. The
-// arena's length is a multiple of NN_PARAM_ALIGN.
+// A sum of squares of float32 cannot overflow float64: it is finite exactly when all elements are. Segments
+// end at multiples of NN_PARAM_ALIGN, `grad` holds the shard only or (`whole`) the arena.
 __global__ static void __launch_bounds__(THREADS)
-    sum_squares(const float *grad, int64_t total, double *of_chunk) { // of_chunk: [blocks]
-  int64_t begin = (int64_t)blockIdx.x * CHUNK + (int64_t)threadIdx.x * PACK;
+    sum_squares(__grid_constant__ const nn_segment_list list, const float *grad, bool whole,
+                double *of_chunk) { // of_chunk: [blocks]
+  nn_segment s = nn_segment_find(list, (int32_t)blockIdx.x);
+  int64_t begin = (int64_t)((int32_t)blockIdx.x - s.first_block) * CHUNK + (int64_t)threadIdx.x * PACK;
+  grad += whole ? s.begin : s.at;
   double sum = 0.0;
 #pragma unroll 8
   for (int load = 0; load < LOADS; load++) {
     int64_t at = begin + (int64_t)load * THREADS * PACK;
-    if (at < total) {
+    if (at < s.count) {
       float g[PACK];
       nn_load_floats(grad + at, g);
 #pragma unroll
@@ -47,18 +51,58 @@ __global__ static void __launch_bounds__(JOIN_THREADS)
   sum = block_sum<JOIN_THREADS>(sum);
   if (threadIdx.x != 0)
     return;
-  double norm = sqrt(sum), most = (double)step->max_norm;
+  double norm = sqrt(sum), most = (double)step->max_norm; // as nn_step_set_norm
+  step->squares = sum;
   step->non_finite = !(sum <= 1.7976931348623157e308); // the largest float64; a NaN is not below it either
   step->grad_norm = (float)norm;
   step->clip_factor = most > 0.0 && norm > most ? (float)(most / norm) : 1.0f;
 }
 
+// Appends pieces from *next on, as many as the list holds.
+static void collect_pieces(const nn_params *params, int32_t *next, nn_segment_list *list) {
+  list->count = list->blocks = 0;
+  for (; *next < nn_params_pieces(params); ++*next) {
+    nn_piece piece = nn_params_piece(params, *next);
+    nn_segment segment = {piece.offset, piece.count, piece.at, 0, 0};
+    if (piece.count > 0 && !nn_segment_append(list, segment, CHUNK))
+      return;
+  }
+}
+
 extern "C" nn_status nn_cuda_grad_norm(nn_device *device, const nn_params *params, nn_step *step) {
-  int64_t total = params->table->total, chunks = nn_ceil_div(total, (int64_t)CHUNK);
+  int64_t chunks = 0, done = 0;
+  for (int32_t i = 0; i < nn_params_pieces(params); i++)
+    chunks += nn_ceil_div(nn_params_piece(params, i).count, (int64_t)CHUNK);
   void *workspace;
-  NN_TRY(nn_device_workspace(device, (size_t)chunks * sizeof(double), &workspace));
+  NN_TRY(nn_device_workspace(device, (size_t)(chunks + 1) * sizeof(double), &workspace));
   double *of_chunk = static_cast<double *>(workspace);
-  NN_TRY(NN_LAUNCH(device, sum_squares, dim3((unsigned)chunks), dim3(THREADS), 0, params->grad, total,
-                   of_chunk));
+  const float *grad = params->sum != NULL ? params->sum : params->grad;
+  nn_segment_list list;
+  for (int32_t next = 0; next < nn_params_pieces(params); done += list.blocks) {
+    collect_pieces(params, &next, &list);
+    if (list.blocks > 0)
+      NN_TRY(NN_LAUNCH(device, sum_squares, dim3((unsigned)list.blocks), dim3(THREADS), 0, list, grad,
+                       params->sum == NULL, of_chunk + done));
+  }
   return NN_LAUNCH(device, finish, dim3(1), dim3(JOIN_THREADS), 0, of_chunk, chunks, step);
+}
+
+// ---- adding up
+
+__global__ static void __launch_bounds__(THREADS) add(float *to, const float *from, int64_t count) {
+  int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PACK;
+  if (at >= count)
+    return;
+  float sum[PACK], more[PACK];
+  nn_load_floats(to + at, sum);
+  nn_load_floats(from + at, more);
+#pragma unroll
+  for (int i = 0; i < PACK; i++)
+    sum[i] += more[i];
+  nn_store_floats(to + at, sum);
+}
+
+extern "C" nn_status nn_cuda_accumulate(nn_device *device, float *to, const float *from, int64_t count) {
+  int64_t blocks = nn_ceil_div(count, (int64_t)THREADS * PACK);
+  return NN_LAUNCH(device, add, dim3((unsigned)blocks), dim3(THREADS), 0, to, from, count);
 }

@@ -25,6 +25,7 @@ size_t nn_cuda_classifier_workspace(const nn_device *device, const nn_classifier
 nn_status nn_cuda_logits_forward(nn_device *device, const nn_logits *op);
 nn_status nn_cuda_grad_norm(nn_device *device, const nn_params *params, nn_step *step);
 nn_status nn_cuda_adamw(nn_device *device, const nn_params *params, const nn_step *step);
+nn_status nn_cuda_accumulate(nn_device *device, float *to, const float *from, int64_t count);
 nn_status nn_cuda_params_init(nn_device *device, nn_params *params, uint64_t seed);
 nn_status nn_cuda_params_refresh(nn_device *device, nn_params *params);
 

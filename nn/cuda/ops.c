@@ -17,6 +17,7 @@ const nn_ops_table nn_cuda_ops = {
     .logits_forward = nn_cuda_logits_forward,
     .grad_norm = nn_cuda_grad_norm,
     .adamw = nn_cuda_adamw,
+    .accumulate = nn_cuda_accumulate,
     .params_init = nn_cuda_params_init,
     .params_refresh = nn_cuda_params_refresh,
 };

@@ -298,6 +298,44 @@ nn_status dist_allreduce(dist_group *group, void *data, int64_t count, dist_type
   return dist_wait(request);
 }
 
+// Pieces follow each other from 0 on.
+static nn_status check_pieces(const dist_group *group, const char *what, const void *data,
+                              const int64_t *starts) {
+  bool sound = starts[0] == 0 && (data != NULL || starts[group->size] == 0);
+  for (int32_t rank = 0; rank < group->size; rank++)
+    sound = sound && starts[rank] <= starts[rank + 1];
+  return sound ? NN_OK
+               : NN_FAIL(NN_ERR_INTERNAL, "%s: the pieces of %p do not follow each other", what, data);
+}
+
+nn_status dist_reduce_scatter_start(dist_group *group, float *data, const int64_t *starts,
+                                    dist_request **request) {
+  dist_request *started;
+  *request = NULL;
+  NN_TRY(check_pieces(group, "reduce-scatter", data, starts));
+  int64_t count = starts[group->size];
+  NN_TRY(request_take(group, &started, "reduce-scatter of %lld float32", (long long)count));
+  nn_status status = count > 0 ? group->table->reduce_scatter(started, data, starts) : NN_OK;
+  if (status != NN_OK)
+    return request_broken(started, status);
+  *request = started;
+  return NN_OK;
+}
+
+nn_status dist_allgather_start(dist_group *group, void *data, size_t bytes, const int64_t *starts,
+                               dist_request **request) {
+  dist_request *started;
+  *request = NULL;
+  NN_TRY(check_pieces(group, "all-gather", data, starts));
+  int64_t count = starts[group->size];
+  NN_TRY(request_take(group, &started, "all-gather of %lld x %zu bytes", (long long)count, bytes));
+  nn_status status = count > 0 ? group->table->allgather_pieces(started, data, bytes, starts) : NN_OK;
+  if (status != NN_OK)
+    return request_broken(started, status);
+  *request = started;
+  return NN_OK;
+}
+
 static nn_status check_offered(const dist_group *group, const char *what, bool offered) {
   if (!offered)
     return NN_FAIL(NN_ERR_INTERNAL, "%s: a group over %s has none; use the world", what, group->table->name);
@@ -335,7 +373,7 @@ nn_status dist_barrier(dist_group *group) {
 static nn_status check_pair(const dist_group *group, const char *what, const void *data, int64_t bytes,
                             int32_t peer, int32_t tag) {
   NN_TRY(check_message(group, what, data, bytes, peer));
-  if (peer == group->rank || tag < 0)
+  if (peer == group->rank || tag < 0 || tag >= DIST_TAGS)
     return NN_FAIL(NN_ERR_INTERNAL, "%s between ranks %d and %d with tag %d", what, group->rank, peer, tag);
   return check_offered(group, what, group->table->send != NULL);
 }

@@ -28,8 +28,9 @@ nn_status dist_init(int *argc, char ***argv, dist_group **world);
 // dist_abort.
 void dist_finalize(dist_group *world);
 
-// The group that reduces gradients living on `device`, over the ranks of `world`: over GPUs it all-reduces
-// and nothing else. Collective; all ranks pass devices of one kind, and no two ranks the same GPU.
+// The group that reduces gradients living on `device`, over the ranks of `world`: over GPUs it has the
+// non-blocking collectives below and nothing else. Collective; all ranks pass devices of one kind, and no two
+// ranks the same GPU.
 //
 // `wire` is what float32 sums travel as. NN_BF16 (GPUs only) halves the messages: every rank's part is
 // rounded to 8 significant bits before it is added, and so is each partial sum on the way; ranks still end
@@ -46,8 +47,8 @@ int32_t dist_local_rank(const dist_group *group); // among the ranks of this mac
 int32_t dist_local_size(const dist_group *group);
 void dist_set_deadline(dist_group *group, double seconds); // default 600; 0: none
 
-// What this rank does from now on, for messages about ranks that wait in vain, and how long a collective of the
-// world may take meanwhile. `step` -1: none.
+// What this rank does from now on, for messages about ranks that wait in vain, and how long a collective of
+// the world may take meanwhile. `step` -1: none.
 void dist_enter(dist_group *world, const char *phase, int64_t step, double deadline);
 // Seconds that this rank has waited for collectives of this group so far.
 double dist_waited_seconds(const dist_group *group);
@@ -58,12 +59,24 @@ nn_status dist_broadcast(dist_group *group, void *data, int64_t bytes, int32_t r
 nn_status dist_allgather(dist_group *group, const void *mine, int64_t bytes, void *all); // all: size * bytes
 nn_status dist_barrier(dist_group *group);
 
-// Point-to-point, for handing out work: blocking, bytes.
+// Point-to-point, for handing out work: blocking, bytes, tags below DIST_TAGS.
+enum { DIST_TAGS = 32767 };
 nn_status dist_send(dist_group *group, const void *data, int64_t bytes, int32_t to, int32_t tag);
 nn_status dist_receive(dist_group *group, void *data, int64_t bytes, int32_t from, int32_t tag);
 
-// Non-blocking all-reduce. Over MPI it advances only while somebody calls dist_test or dist_wait: poll it.
+// Non-blocking collectives. Over MPI they advance only while somebody calls dist_test or dist_wait: poll
+// them.
 nn_status dist_allreduce_start(dist_group *group, void *data, int64_t count, dist_type type, dist_op op,
+                               dist_request **request);
+// Of one array cut into a piece for each rank: piece r is [starts[r], starts[r + 1]) in elements. Pieces may
+// be uneven and empty; all ranks pass the same `starts`, [size + 1], which are read during the call only.
+//
+// Sums over ranks, rank by rank in their order: each gets those of its own piece, in place, and of the
+// others' nothing that it could use.
+nn_status dist_reduce_scatter_start(dist_group *group, float *data, const int64_t *starts,
+                                    dist_request **request);
+// Each rank gets the pieces of all others, in place. An element has `bytes` bytes.
+nn_status dist_allgather_start(dist_group *group, void *data, size_t bytes, const int64_t *starts,
                                dist_request **request);
 nn_status dist_test(dist_request *request, bool *done); // frees the request when done
 nn_status dist_wait(dist_request *request);             // frees the request

@@ -14,6 +14,8 @@ typedef struct {
   const char *name; // "self", "mpi", "nccl"
   // Each starts an operation and fills the request; `test` reports its end.
   nn_status (*allreduce)(dist_request *, void *data, int64_t count, dist_type, dist_op);
+  nn_status (*reduce_scatter)(dist_request *, float *data, const int64_t *starts);
+  nn_status (*allgather_pieces)(dist_request *, char *data, size_t bytes, const int64_t *starts);
   nn_status (*broadcast)(dist_request *, void *data, int64_t bytes, int32_t root);
   nn_status (*allgather)(dist_request *, const void *mine, int64_t bytes, void *all);
   nn_status (*barrier)(dist_request *);
@@ -50,7 +52,6 @@ struct dist_request {
   char what[64];      // for messages: "all-reduce of 1048576 float32"
   int64_t number;     // of the collective, as dist/watch.h counts
   void *own;          // the implementation's; kept while the request is spare
-  size_t own_bytes;   // memory that it has reserved there
   int32_t parts;      // messages under way, 0: none
 };
 

@@ -57,33 +57,77 @@ bool dist_mpi_launched(int32_t *ranks) {
 
 // ---- requests
 
-// Room for the handles of `parts` messages, kept while the request is spare.
+// Of one request, kept while it is spare.
+typedef struct {
+  MPI_Request *handles;
+  int64_t room; // handles
+  // Of a reduce-scatter: this rank's piece, and where those of the others arrive, one after the other.
+  float *mine; // NULL: nothing to add up
+  int64_t count;
+  float *others;
+  size_t others_bytes;
+} mpi_messages;
+
+// Room for `parts` messages.
 static nn_status reserve_parts(dist_request *request, int64_t parts) {
-  size_t bytes = (size_t)parts * sizeof(MPI_Request);
-  if (request->own_bytes >= bytes)
+  mpi_messages *m = request->own;
+  if (m == NULL)
+    request->own = m = calloc(1, sizeof *m);
+  if (m != NULL && m->room >= parts)
     return NN_OK;
-  MPI_Request *grown = realloc(request->own, bytes);
+  MPI_Request *grown = m != NULL ? realloc(m->handles, (size_t)parts * sizeof *grown) : NULL;
   if (grown == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld parts of a message", (long long)parts);
-  request->own = grown;
-  request->own_bytes = bytes;
+  m->handles = grown;
+  m->room = parts;
   return NN_OK;
 }
 
 // Where the handle of the next message goes; request->parts counts those that were posted.
 static MPI_Request *next_handle(const dist_request *request) {
-  return (MPI_Request *)request->own + request->parts;
+  return ((const mpi_messages *)request->own)->handles + request->parts;
 }
 
 static void mpi_request_close(dist_request *request) {
-  free(request->own);
+  mpi_messages *m = request->own;
+  if (m == NULL)
+    return;
+  free(m->others);
+  free(m->handles);
+  free(m);
+}
+
+// Adds what has arrived from the others to this rank's piece, in the order of the ranks: the same numbers
+// give the same bits, whatever arrives first.
+static void add_pieces(const dist_group *group, const mpi_messages *m) {
+  enum { BLOCK = 1024 };
+  for (int64_t at = 0; at < m->count; at += BLOCK) {
+    float sum[BLOCK] = {0};
+    int64_t count = m->count - at < BLOCK ? m->count - at : BLOCK;
+    const float *others = m->others + at;
+    for (int32_t rank = 0; rank < group->size; rank++) {
+      const float *from = rank == group->rank ? m->mine + at : others;
+      for (int64_t i = 0; i < count; i++)
+        sum[i] += from[i];
+      others += rank == group->rank ? 0 : m->count;
+    }
+    memcpy(m->mine + at, sum, (size_t)count * sizeof *sum);
+  }
 }
 
 static nn_status mpi_test(dist_request *request, bool *done) {
+  mpi_messages *m = request->own;
   int all_done = 1;
+  *done = request->parts == 0;
+  if (*done)
+    return NN_OK;
   MPI_TRY(request->group, request->what,
-          MPI_Testall(request->parts, request->own, &all_done, MPI_STATUSES_IGNORE));
+          MPI_Testall(request->parts, m->handles, &all_done, MPI_STATUSES_IGNORE));
   *done = all_done != 0;
+  if (*done && m->mine != NULL) {
+    add_pieces(request->group, m);
+    m->mine = NULL;
+  }
   return NN_OK;
 }
 
@@ -165,6 +209,90 @@ static nn_status mpi_allgather(dist_request *request, const void *mine, int64_t 
   return NN_OK;
 }
 
+// ---- pieces: every rank sends straight to every other one. No byte travels twice, and the sums of a
+// reduce-scatter are made in an order that this file chooses.
+
+enum {
+  PIECES_TAG = DIST_TAGS
+}; // the largest that every MPI has; messages of one tag do not overtake each other
+
+static nn_status post_send(dist_request *request, const split *s, const void *data, int32_t to, int32_t tag) {
+  for (int64_t part = 0; part < s->parts; part++, request->parts++)
+    MPI_TRY(request->group, request->what,
+            MPI_Isend(part_at(s, data, part), part_count(s, part), MPI_BYTE, to, tag, comm_of(request),
+                      next_handle(request)));
+  return NN_OK;
+}
+
+static nn_status post_receive(dist_request *request, const split *s, void *data, int32_t from, int32_t tag) {
+  for (int64_t part = 0; part < s->parts; part++, request->parts++)
+    MPI_TRY(request->group, request->what,
+            MPI_Irecv(part_at(s, data, part), part_count(s, part), MPI_BYTE, from, tag, comm_of(request),
+                      next_handle(request)));
+  return NN_OK;
+}
+
+static nn_status reserve_pieces(dist_request *request, size_t bytes, const int64_t *starts) {
+  int64_t most = 0;
+  for (int32_t rank = 0; rank < request->group->size; rank++) {
+    split s = split_message((starts[rank + 1] - starts[rank]) * (int64_t)bytes, 1);
+    most = s.parts > most ? s.parts : most;
+  }
+  return reserve_parts(request, 2 * most * request->group->size + 1);
+}
+
+static nn_status reserve_others(mpi_messages *m, const dist_group *group, int64_t count) {
+  size_t bytes = (size_t)count * (size_t)(group->size - 1) * sizeof(float);
+  if (bytes <= m->others_bytes)
+    return NN_OK;
+  free(m->others);
+  m->others_bytes = 0;
+  m->others = malloc(bytes);
+  if (m->others == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory: %zu bytes of gradients from other ranks", bytes);
+  m->others_bytes = bytes;
+  return NN_OK;
+}
+
+static nn_status mpi_reduce_scatter(dist_request *request, float *data, const int64_t *starts) {
+  const dist_group *group = request->group;
+  NN_TRY(reserve_pieces(request, sizeof *data, starts));
+  mpi_messages *m = request->own;
+  int64_t count = starts[group->rank + 1] - starts[group->rank];
+  NN_TRY(reserve_others(m, group, count));
+  split own = split_message(count * (int64_t)sizeof *data, 1);
+  float *to = m->others;
+  for (int32_t rank = 0; rank < group->size; rank++)
+    if (rank != group->rank) {
+      NN_TRY(post_receive(request, &own, to, rank, PIECES_TAG));
+      to += count;
+    }
+  for (int32_t step = 1; step < group->size; step++) { // not all to the same rank at once
+    int32_t rank = (group->rank + step) % group->size;
+    split s = split_message((starts[rank + 1] - starts[rank]) * (int64_t)sizeof *data, 1);
+    NN_TRY(post_send(request, &s, data + starts[rank], rank, PIECES_TAG));
+  }
+  m->mine = count > 0 ? data + starts[group->rank] : NULL;
+  m->count = count;
+  return NN_OK;
+}
+
+static nn_status mpi_allgather_pieces(dist_request *request, char *data, size_t bytes,
+                                      const int64_t *starts) {
+  const dist_group *group = request->group;
+  NN_TRY(reserve_pieces(request, bytes, starts));
+  split own = split_message((starts[group->rank + 1] - starts[group->rank]) * (int64_t)bytes, 1);
+  for (int32_t step = 1; step < group->size; step++) {
+    int32_t rank = (group->rank + step) % group->size;
+    split s = split_message((starts[rank + 1] - starts[rank]) * (int64_t)bytes, 1);
+    NN_TRY(post_receive(request, &s, data + starts[rank] * (int64_t)bytes, rank, PIECES_TAG));
+    NN_TRY(post_send(request, &own, data + starts[group->rank] * (int64_t)bytes, rank, PIECES_TAG));
+  }
+  return NN_OK;
+}
+
+// ---- the rest
+
 static nn_status mpi_barrier(dist_request *request) {
   NN_TRY(reserve_parts(request, 1));
   MPI_TRY(request->group, request->what, MPI_Ibarrier(comm_of(request), next_handle(request)));
@@ -175,21 +303,13 @@ static nn_status mpi_barrier(dist_request *request) {
 static nn_status mpi_send(dist_request *request, const void *data, int64_t bytes, int32_t to, int32_t tag) {
   split s = split_message(bytes, 1);
   NN_TRY(reserve_parts(request, s.parts));
-  for (int64_t part = 0; part < s.parts; part++, request->parts++)
-    MPI_TRY(request->group, request->what,
-            MPI_Isend(part_at(&s, data, part), part_count(&s, part), MPI_BYTE, to, tag, comm_of(request),
-                      next_handle(request)));
-  return NN_OK;
+  return post_send(request, &s, data, to, tag);
 }
 
 static nn_status mpi_receive(dist_request *request, void *data, int64_t bytes, int32_t from, int32_t tag) {
   split s = split_message(bytes, 1);
   NN_TRY(reserve_parts(request, s.parts));
-  for (int64_t part = 0; part < s.parts; part++, request->parts++)
-    MPI_TRY(request->group, request->what,
-            MPI_Irecv(part_at(&s, data, part), part_count(&s, part), MPI_BYTE, from, tag, comm_of(request),
-                      next_handle(request)));
-  return NN_OK;
+  return post_receive(request, &s, data, from, tag);
 }
 
 // ---- groups
@@ -218,6 +338,8 @@ static void mpi_free(dist_group *group) {
 static const dist_group_table mpi_table = {
     .name = "mpi",
     .allreduce = mpi_allreduce,
+    .reduce_scatter = mpi_reduce_scatter,
+    .allgather_pieces = mpi_allgather_pieces,
     .broadcast = mpi_broadcast,
     .allgather = mpi_allgather,
     .barrier = mpi_barrier,

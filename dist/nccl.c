@@ -156,6 +156,25 @@ static nn_status reduce_packed(const dist_request *request, float *data, int64_t
   return dist_cuda_from_bf16(own->stream, own->packed, data, count);
 }
 
+// Everything between these two is on our stream, after what the device has been given so far.
+static nn_status begin_on_stream(dist_request *request) {
+  const nccl_own *own = request->group->own;
+  NN_TRY(reserve_events(request));
+  const nccl_events *events = request->own;
+  NN_CUDA_TRY(cudaEventRecord(events->given, nn_cuda_stream(own->device)));
+  NN_CUDA_TRY(cudaStreamWaitEvent(own->stream, events->given, 0));
+  return NN_OK;
+}
+
+static nn_status end_on_stream(dist_request *request) {
+  const nccl_own *own = request->group->own;
+  const nccl_events *events = request->own;
+  NN_CUDA_TRY(cudaEventRecord(events->done, own->stream));
+  NN_CUDA_TRY(cudaEventRecord(own->reduced, own->stream));
+  request->parts = 1;
+  return NN_OK;
+}
+
 static nn_status nccl_allreduce(dist_request *request, void *data, int64_t count, dist_type type,
                                 dist_op op) {
   static const ncclDataType_t types[] = {
@@ -163,19 +182,101 @@ static nn_status nccl_allreduce(dist_request *request, void *data, int64_t count
       [DIST_F32] = ncclFloat32, [DIST_F64] = ncclFloat64,
   };
   static const ncclRedOp_t ops[] = {[DIST_SUM] = ncclSum, [DIST_MIN] = ncclMin, [DIST_MAX] = ncclMax};
-  nccl_own *own = request->group->own;
-  NN_TRY(reserve_events(request));
-  const nccl_events *events = request->own;
-  NN_CUDA_TRY(cudaEventRecord(events->given, nn_cuda_stream(own->device)));
-  NN_CUDA_TRY(cudaStreamWaitEvent(own->stream, events->given, 0));
+  const nccl_own *own = request->group->own;
+  NN_TRY(begin_on_stream(request));
   if (own->wire == NN_BF16 && type == DIST_F32 && op == DIST_SUM)
     NN_TRY(reduce_packed(request, data, count));
   else
     NN_TRY(reduce(request, data, count, types[type], ops[op]));
-  NN_CUDA_TRY(cudaEventRecord(events->done, own->stream));
-  NN_CUDA_TRY(cudaEventRecord(own->reduced, own->stream));
-  request->parts = 1;
-  return NN_OK;
+  return end_on_stream(request);
+}
+
+// ---- pieces. NCCL knows equal ones, as all buckets but one have; uneven ones are an operation for each
+// rank, which NCCL runs together as a group.
+
+static bool pieces_are_equal(const dist_group *group, const int64_t *starts) {
+  for (int32_t rank = 1; rank < group->size; rank++)
+    if (starts[rank + 1] - starts[rank] != starts[1])
+      return false;
+  return true;
+}
+
+static ncclResult_t reduce_each(const dist_group *group, char *data, const int64_t *starts, size_t bytes,
+                                ncclDataType_t type) {
+  const nccl_own *own = group->own;
+  ncclResult_t first = ncclGroupStart();
+  for (int32_t rank = 0; rank < group->size && first == ncclSuccess; rank++) {
+    char *piece = data + starts[rank] * (int64_t)bytes;
+    size_t count = (size_t)(starts[rank + 1] - starts[rank]);
+    if (count > 0)
+      first = ncclReduce(piece, piece, count, type, ncclSum, rank, own->comm, own->stream);
+    first = first == ncclInProgress ? ncclSuccess : first;
+  }
+  ncclResult_t end = ncclGroupEnd();
+  return first != ncclSuccess ? first : end;
+}
+
+static nn_status reduce_pieces(const dist_request *request, void *data, const int64_t *starts, size_t bytes,
+                               ncclDataType_t type) {
+  const dist_group *group = request->group;
+  const nccl_own *own = group->own;
+  char *mine = (char *)data + starts[group->rank] * (int64_t)bytes;
+  ncclResult_t result =
+      pieces_are_equal(group, starts)
+          ? ncclReduceScatter(data, mine, (size_t)starts[1], type, ncclSum, own->comm, own->stream)
+          : reduce_each(group, data, starts, bytes, type);
+  return settle(group, request->what, result);
+}
+
+static nn_status reduce_pieces_packed(const dist_request *request, float *data, const int64_t *starts) {
+  const dist_group *group = request->group;
+  nccl_own *own = group->own;
+  const size_t bytes = sizeof(uint16_t);
+  int64_t begin = starts[group->rank], count = starts[group->rank + 1] - begin;
+  NN_TRY(reserve_packed(own, starts[group->size]));
+  NN_TRY(dist_cuda_to_bf16(own->stream, data, own->packed, starts[group->size]));
+  NN_TRY(reduce_pieces(request, own->packed, starts, bytes, ncclBfloat16));
+  if (count == 0)
+    return NN_OK;
+  return dist_cuda_from_bf16(own->stream, (const char *)own->packed + begin * (int64_t)bytes, data + begin,
+                             count);
+}
+
+static nn_status nccl_reduce_scatter(dist_request *request, float *data, const int64_t *starts) {
+  const nccl_own *own = request->group->own;
+  NN_TRY(begin_on_stream(request));
+  if (own->wire == NN_BF16)
+    NN_TRY(reduce_pieces_packed(request, data, starts));
+  else
+    NN_TRY(reduce_pieces(request, data, starts, sizeof *data, ncclFloat32));
+  return end_on_stream(request);
+}
+
+static ncclResult_t broadcast_each(const dist_group *group, char *data, size_t bytes, const int64_t *starts) {
+  const nccl_own *own = group->own;
+  ncclResult_t first = ncclGroupStart();
+  for (int32_t rank = 0; rank < group->size && first == ncclSuccess; rank++) {
+    char *piece = data + starts[rank] * (int64_t)bytes;
+    size_t count = (size_t)(starts[rank + 1] - starts[rank]) * bytes;
+    if (count > 0)
+      first = ncclBroadcast(piece, piece, count, ncclUint8, rank, own->comm, own->stream);
+    first = first == ncclInProgress ? ncclSuccess : first;
+  }
+  ncclResult_t end = ncclGroupEnd();
+  return first != ncclSuccess ? first : end;
+}
+
+static nn_status nccl_allgather_pieces(dist_request *request, char *data, size_t bytes,
+                                       const int64_t *starts) {
+  const dist_group *group = request->group;
+  const nccl_own *own = group->own;
+  NN_TRY(begin_on_stream(request));
+  const char *mine = data + starts[group->rank] * (int64_t)bytes;
+  ncclResult_t result = pieces_are_equal(group, starts) ? ncclAllGather(mine, data, (size_t)starts[1] * bytes,
+                                                                        ncclUint8, own->comm, own->stream)
+                                                        : broadcast_each(group, data, bytes, starts);
+  NN_TRY(settle(group, request->what, result));
+  return end_on_stream(request);
 }
 
 // ---- how much of it the device waited for
@@ -230,6 +331,8 @@ static void nccl_free(dist_group *group) {
 static const dist_group_table nccl_table = {
     .name = "nccl",
     .allreduce = nccl_allreduce,
+    .reduce_scatter = nccl_reduce_scatter,
+    .allgather_pieces = nccl_allgather_pieces,
     .test = nccl_test,
     .request_close = nccl_request_close,
     .abort = nccl_abort,

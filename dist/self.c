@@ -11,6 +11,17 @@ static nn_status self_allreduce(dist_request *request, void *data, int64_t count
   return NN_OK;
 }
 
+static nn_status self_reduce_scatter(dist_request *request, float *data, const int64_t *starts) {
+  (void)request, (void)data, (void)starts;
+  return NN_OK;
+}
+
+static nn_status self_allgather_pieces(dist_request *request, char *data, size_t bytes,
+                                       const int64_t *starts) {
+  (void)request, (void)data, (void)bytes, (void)starts;
+  return NN_OK;
+}
+
 static nn_status self_broadcast(dist_request *request, void *data, int64_t bytes, int32_t root) {
   (void)request, (void)data, (void)bytes, (void)root;
   return NN_OK;
@@ -42,6 +53,8 @@ static void self_abort(dist_group *group, int exit_code) {
 static const dist_group_table self_table = {
     .name = "self",
     .allreduce = self_allreduce,
+    .reduce_scatter = self_reduce_scatter,
+    .allgather_pieces = self_allgather_pieces,
     .broadcast = self_broadcast,
     .allgather = self_allgather,
     .barrier = self_barrier,

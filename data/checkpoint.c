@@ -11,6 +11,7 @@
 #include "data/checkpoint_folder.h"
 #include "data/checkpoint_manifest.h"
 #include "data/checkpoint_part.h"
+#include "data/checkpoint_snapshot.h"
 #include "data/checkpoint_writer.h"
 #include "data/files.h"
 #include "nn/log.h"
@@ -46,28 +47,29 @@ struct data_checkpointer {
 void data_tensors_of(const nn_param_table *table, const char *prefix, float *arena, data_tensor *out) {
   for (int32_t i = 0; i < table->count; i++) {
     const nn_param *param = &table->items[i];
-    out[i] =
-        (data_tensor){.rows = param->shape[0], .columns = param->shape[1], .data = arena + param->offset};
+    out[i] = (data_tensor){.rows = param->shape[0],
+                           .columns = param->shape[1],
+                           .data = arena != NULL ? arena + param->offset : NULL};
     snprintf(out[i].name, sizeof out[i].name, "%s/%s", prefix, param->name);
+  }
+}
+
+void data_tensors_of_shard(const nn_param_table *table, const char *prefix, const dist_shards *shards,
+                           float *shard, data_tensor *out) {
+  data_tensors_of(table, prefix, NULL, out);
+  for (int32_t i = 0; i < table->count; i++) {
+    out[i].data = shard;
+    out[i].shards = shards;
+    out[i].offset = table->items[i].offset;
   }
 }
 
 // ---- creation
 
-// The part that rank `rank` writes: the writers are spread evenly over the ranks, and so over the machines.
-static int32_t part_of_rank(int32_t rank, int32_t size, int32_t parts) {
-  int32_t part = (int32_t)(((int64_t)rank * parts + size - 1) / size);
-  return part < parts && (int64_t)part * size / parts == rank ? part : -1;
-}
-
-static int64_t part_rows(const data_tensor *tensor, int32_t part, int32_t parts) {
-  return data_part_begin(tensor->rows, part + 1, parts) - data_part_begin(tensor->rows, part, parts);
-}
-
 static nn_status reserve(data_checkpointer *c, const data_tensor *tensors, int32_t count) {
   for (int32_t i = 0; c->part >= 0 && i < count; i++)
     c->snapshot_bytes +=
-        part_rows(&tensors[i], c->part, c->parts) * tensors[i].columns * (int64_t)sizeof(float);
+        data_part_rows(&tensors[i], c->part, c->parts) * tensors[i].columns * (int64_t)sizeof(float);
   c->count = count;
   c->tensors = malloc((size_t)count * sizeof *tensors + 1);
   c->offsets = malloc((size_t)count * sizeof *c->offsets + 1);
@@ -92,7 +94,7 @@ static nn_status create(data_checkpointer *c, const data_checkpoint_config *conf
   c->parts = config->writers < size ? config->writers : size;
   if (c->parts > DATA_CHECKPOINT_PARTS_MAX)
     c->parts = DATA_CHECKPOINT_PARTS_MAX;
-  c->part = part_of_rank(dist_rank(c->world), size, c->parts);
+  c->part = data_part_of_rank(dist_rank(c->world), size, c->parts);
   c->last_step = -1;
   NN_TRY(reserve(c, tensors, count));
   NN_TRY(data_writer_create(&c->writer));
@@ -204,22 +206,19 @@ static nn_status begin_manifest(data_checkpointer *c, const data_checkpoint_info
   return NN_OK;
 }
 
-// This part's file with its layout, and the bytes that will go there.
+// This part's file with its layout, and where in it the snapshot goes.
 static nn_status begin_part(data_checkpointer *c, const char *path) {
   NN_TRY(data_part_create(path, c->tensors, c->count, c->part, c->parts, c->offsets));
-  char *to = c->snapshot;
+  const char *from = c->snapshot;
   int32_t extents = 0;
   for (int32_t i = 0; i < c->count; i++) {
     const data_tensor *tensor = &c->tensors[i];
-    int64_t first = data_part_begin(tensor->rows, c->part, c->parts) * tensor->columns;
-    size_t bytes = (size_t)(part_rows(tensor, c->part, c->parts) * tensor->columns) * sizeof(float);
+    size_t bytes = (size_t)(data_part_rows(tensor, c->part, c->parts) * tensor->columns) * sizeof(float);
     if (bytes == 0)
       continue;
-    NN_TRY(nn_device_download(c->device, to, tensor->data + first, bytes));
-    c->extents[extents++] = (data_extent){.bytes = to, .count = bytes, .offset = c->offsets[i]};
-    to += bytes;
+    c->extents[extents++] = (data_extent){.bytes = from, .count = bytes, .offset = c->offsets[i]};
+    from += bytes;
   }
-  NN_TRY(nn_device_sync(c->device));
   data_writer_file *file = &c->files[c->file_count++];
   *file = (data_writer_file){.extents = c->extents, .count = extents};
   snprintf(file->path, sizeof file->path, "%s", path);
@@ -251,7 +250,9 @@ static nn_status begin(data_checkpointer *c, const data_checkpoint_info *info) {
 
 nn_status data_checkpoint_save(data_checkpointer *c, const data_checkpoint_info *info) {
   NN_TRY(data_checkpoint_poll(c, true));
-  nn_status status = dist_agree(c->world, begin(c, info));
+  nn_status status =
+      data_snapshot_take(c->world, c->device, c->tensors, c->count, c->parts, (float *)c->snapshot);
+  status = dist_agree(c->world, status == NN_OK ? begin(c, info) : status);
   if (status != NN_OK)
     return drop(c, status);
   c->under_way = true;

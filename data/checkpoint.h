@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "dist/group.h"
+#include "dist/shards.h"
 #include "nn/device.h"
 #include "nn/params.h"
 #include "nn/status.h"
@@ -20,12 +21,17 @@
 typedef struct {
   char name[80]; // "param/layer.0.attention.qkv.weight", "moment1/...", "moment2/..."
   int64_t rows, columns;
-  float *data; // device memory, [rows, columns]
+  float *data; // device memory, [rows, columns]; with shards this rank's part of the whole arena
+  const dist_shards *shards; // which rank has which elements; NULL: every rank has all
+  int64_t offset;            // where the tensor begins in the arena that they cut
 } data_tensor;
 
 // The rows of a parameter table in one of its arenas (nn_params.master, moment1, ...), named "PREFIX/NAME".
 // out: [table->count].
 void data_tensors_of(const nn_param_table *table, const char *prefix, float *arena, data_tensor *out);
+// The same of an arena that the ranks share; `shard` is what this one has of it. A file shows no difference.
+void data_tensors_of_shard(const nn_param_table *table, const char *prefix, const dist_shards *shards,
+                           float *shard, data_tensor *out);
 
 // What a checkpoint says besides tensors.
 typedef struct {

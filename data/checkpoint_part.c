@@ -109,24 +109,76 @@ static nn_status read_rows(hid_t set, const char *path, int64_t first, int64_t r
   return status;
 }
 
-// Rows [begin, begin + rows) of a tensor, which are this part's, by way of a staging buffer that holds at
-// least one row.
+// What a rank wants of a part: rows [begin, begin + rows) of the tensor, by way of a staging buffer.
+typedef struct {
+  hid_t set;
+  const char *path;
+  nn_device *device;
+  const data_tensor *tensor;
+  int64_t begin, rows;
+  float *staging;
+  int64_t staging_rows; // at least 1
+} part_rows;
+
+static nn_status read_whole(const part_rows *p) {
+  const data_tensor *tensor = p->tensor;
+  for (int64_t row = 0; row < p->rows; row += p->staging_rows) {
+    int64_t some = p->rows - row < p->staging_rows ? p->rows - row : p->staging_rows;
+    NN_TRY(read_rows(p->set, p->path, row, some, tensor->columns, p->staging));
+    NN_TRY(nn_device_upload(p->device, tensor->data + (p->begin + row) * tensor->columns, p->staging,
+                            (size_t)(some * tensor->columns) * sizeof(float)));
+    NN_TRY(nn_device_sync(p->device)); // the staging buffer is used again
+  }
+  return NN_OK;
+}
+
+// Elements [from, to) of the tensor, which lie at `data` on this rank: of the rows that hold them.
+static nn_status read_piece(const part_rows *p, int64_t from, int64_t to, float *data) {
+  int64_t columns = p->tensor->columns;
+  while (from < to) {
+    int64_t row = from / columns, last = (to - 1) / columns;
+    int64_t some = last + 1 - row < p->staging_rows ? last + 1 - row : p->staging_rows;
+    int64_t stop = (row + some) * columns < to ? (row + some) * columns : to;
+    NN_TRY(read_rows(p->set, p->path, row - p->begin, some, columns, p->staging));
+    NN_TRY(nn_device_upload(p->device, data, p->staging + (from - row * columns),
+                            (size_t)(stop - from) * sizeof(float)));
+    NN_TRY(nn_device_sync(p->device));
+    data += stop - from;
+    from = stop;
+  }
+  return NN_OK;
+}
+
+static nn_status read_shard(const part_rows *p) {
+  const data_tensor *tensor = p->tensor;
+  int64_t at = p->begin * tensor->columns, end = (p->begin + p->rows) * tensor->columns;
+  while (at < end) {
+    dist_place place = dist_shards_find(tensor->shards, tensor->offset + at);
+    int64_t stop = place.end - tensor->offset < end ? place.end - tensor->offset : end;
+    if (place.owner == tensor->shards->rank)
+      NN_TRY(read_piece(p, at, stop, tensor->data + place.at));
+    at = stop;
+  }
+  return NN_OK;
+}
+
+// Rows [begin, begin + rows) of a tensor, which are this part's.
 static nn_status read_tensor(hid_t file, const char *path, nn_device *device, const data_tensor *tensor,
                              int64_t begin, int64_t rows, float *staging, int64_t staging_rows) {
-  nn_status status = NN_OK;
   hid_t set = H5Dopen2(file, tensor->name, H5P_DEFAULT);
   if (set < 0)
     return DATA_HDF5_FAIL(path, tensor->name);
-  NN_GOTO(status, done, check_dataset(set, path, tensor->name, rows, tensor->columns));
-  for (int64_t row = 0; row < rows; row += staging_rows) {
-    int64_t some = rows - row < staging_rows ? rows - row : staging_rows;
-    NN_GOTO(status, done, read_rows(set, path, row, some, tensor->columns, staging));
-    NN_GOTO(status, done,
-            nn_device_upload(device, tensor->data + (begin + row) * tensor->columns, staging,
-                             (size_t)(some * tensor->columns) * sizeof(float)));
-    NN_GOTO(status, done, nn_device_sync(device)); // the staging buffer is used again
-  }
-done:
+  part_rows p = {.set = set,
+                 .path = path,
+                 .device = device,
+                 .tensor = tensor,
+                 .begin = begin,
+                 .rows = rows,
+                 .staging = staging,
+                 .staging_rows = staging_rows};
+  nn_status status = check_dataset(set, path, tensor->name, rows, tensor->columns);
+  if (status == NN_OK)
+    status = tensor->shards != NULL ? read_shard(&p) : read_whole(&p);
   H5Dclose(set);
   return status;
 }

@@ -84,10 +84,11 @@ typedef struct {
   uint64_t seed;
   int64_t step;
   // training, device memory:
-  const float *grad_scale; // 1 / scored tokens of the step
-  const float *pair_scale; // 1 / causal pairs of the step over layers and heads
-  const float *lambda;     // price of the whole cache in nats
-  nn_sums *sums;           // added to; NULL: not wanted
+  const float *grad_scale;       // 1 / scored tokens of the step
+  const float *pair_scale;       // 1 / causal pairs of the step over layers and heads
+  const float *lambda;           // price of the whole cache in nats
+  nn_sums *sums;                 // added to; NULL: not wanted
+  const nn_param_source *source; // parameters are on their way; NULL: all are there
 } nats_pass;
 
 // Loss without gradients. nll: [B, T] host memory or NULL. per_head: [layers, Hk, 2] host float64, visible

@@ -68,14 +68,28 @@ static nn_status mlp(nats_model *m, int32_t layer) {
   return linear(m, m->index.layers[layer].down, c->mlp_size, c->width, m->layers[layer].act, m->delta);
 }
 
+// Waits for the parameters before row `next` of the table, where these are on their way.
+static nn_status await_params(const nats_model *m, int32_t next) {
+  const nn_param_source *source = m->pass.source;
+  return source ? source->await(source->context, m->params.table->items[next].offset) : NN_OK;
+}
+
+static nn_status await_last_params(const nats_model *m) {
+  const nn_param_source *source = m->pass.source;
+  return source ? source->await(source->context, m->params.table->total) : NN_OK;
+}
+
 nn_status nats_model_forward(nats_model *m, nats_mixer mixer) {
   const nats_model_config *c = &m->config;
   nn_act *x = m->layers[0].attention_norm.x; // the residual stream
   const nn_act *delta = NULL;                // what the block before adds to it
+  NN_TRY(await_params(m, m->index.layers[0].attention_norm.weight));
   NN_TRY(embed(m, x));
   for (int32_t layer = 0; layer < c->layers; layer++) {
     const nats_layer_acts *acts = &m->layers[layer];
     const nats_layer_params *at = &m->index.layers[layer];
+    bool last = layer == c->layers - 1;
+    NN_TRY(await_params(m, last ? m->index.final_norm.weight : at[1].attention_norm.weight));
     NN_TRY(norm(m, at->attention_norm, x, delta, &acts->attention_norm));
     NN_TRY(project_qkv(m, layer));
     NN_TRY(score_types(m, layer));
@@ -85,6 +99,7 @@ nn_status nats_model_forward(nats_model *m, nats_mixer mixer) {
     x = acts->mlp_norm.x;
     delta = m->delta;
   }
+  NN_TRY(await_last_params(m));
   return norm(m, m->index.final_norm, x, delta, &m->final_norm);
 }
 

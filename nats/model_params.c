@@ -59,10 +59,12 @@ static nn_status add_layer(walk *w, int32_t layer, nats_layer_params *out) {
   // (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", 2.3).
   float into_residual = (float)(c->init_std / sqrt(2.0 * c->layers));
   snprintf(w->prefix, sizeof w->prefix, "layer.%d.", (int)layer);
+  w->table->block++; // as backward tells its listener
   NN_TRY(add_norm(w, "attention.norm", &out->attention_norm));
   NN_TRY(add_linear(w, "attention.qkv", nats_qkv_size(c), c->width, c->init_std, &out->qkv));
   NN_TRY(add_scorer(w, &out->scorer));
   NN_TRY(add_linear(w, "attention.out", c->width, nats_query_size(c), into_residual, &out->out));
+  w->table->block++;
   NN_TRY(add_norm(w, "mlp.norm", &out->mlp_norm));
   NN_TRY(add_linear(w, "mlp.up", nats_up_size(c), c->width, c->init_std, &out->up));
   NN_TRY(add_linear(w, "mlp.down", c->width, c->mlp_size, into_residual, &out->down));
@@ -72,10 +74,12 @@ static nn_status add_layer(walk *w, int32_t layer, nats_layer_params *out) {
 
 static nn_status add_all(walk *w) {
   const nats_model_config *c = w->config;
+  w->table->block = c->tied ? NN_BLOCK_KEPT : 0; // the head adds to it first, the embedding last
   NN_TRY(add(w, "embedding", "weight", 2, c->vocab, c->width, NN_INIT_NORMAL, c->init_std, NN_GROUP_WEIGHTS,
              &w->index->embedding));
   for (int32_t layer = 0; layer < c->layers; layer++)
     NN_TRY(add_layer(w, layer, &w->index->layers[layer]));
+  w->table->block++;
   NN_TRY(add_norm(w, "final_norm", &w->index->final_norm));
   w->index->head = w->index->embedding;
   if (!c->tied)

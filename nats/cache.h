@@ -49,7 +49,7 @@ nn_status nats_cache_step(nats_cache *cache, int32_t layer, int32_t position, in
 
 // The state of one layer after positions 0 to length - 1, of which [S, length] rows were computed in
 // parallel: the policy's decisions are replayed and only what lives is stored. q and o are not used. Peaks
-// count what was really stored. Errors: NN_ERR_INTERNAL for a policy that asks for attention weights.
+// count what was really stored. Errors: NN_ERR_INTERNAL for a policy that looks at the cache.
 nn_status nats_cache_fill(nats_cache *cache, int32_t layer, int32_t length, const nats_cache_tokens *tokens);
 
 // All layers have seen `positions` more positions.

@@ -24,8 +24,8 @@ typedef struct {
 } nats_decoder_config;
 
 // Bytes that a list (a sequence, layer and kv head) of `tokens` tokens takes in a cache, counted as in
-// nats_cache_stats; page_tokens as in nats_decoder_config. What a policy with a size in tokens allocates at
-// its peak is this times the number of lists.
+// nats_cache_stats; page_tokens as in nats_decoder_config. A policy with a size in
+// tokens allocates at most this times the number of lists.
 int64_t nats_decoder_list_bytes(const nats_policy *policy, const nats_model_config *config,
                                 const nn_device *device, int32_t page_tokens, int32_t tokens);
 

@@ -19,12 +19,13 @@ enum {
 // The living tokens of one list. Slots have no order: a hole is filled with a token from the end.
 typedef struct {
   int32_t length;
-  int32_t *position;   // [length] where the token was written
-  uint8_t *type;       // [length] nats_type or NATS_UNTYPED; a policy with types sets it
-  float *score;        // [length] the policy's own number of a token, 0 at first; only with `keeps_scores`
-  const float *weight; // [length] attention of this step, summed over the query heads of the group; in
-                       // `after`, only with `uses_weights`
-  float *state;        // [state_size] the policy's own numbers of a list, 0 at first
+  int32_t *position; // [length] where the token was written
+  uint8_t *type;     // [length] nats_type or NATS_UNTYPED; a policy with types sets it
+  float *score;      // [length] the policy's own number of a token, 0 at first; only with `keeps_scores`
+  const float
+      *weight;  // [length] attention of this step, summed over the query heads of the group, or with
+                // `averages_heads` their mean over all of the layer; in `after`, only with `uses_weights`
+  float *state; // [state_size] the policy's own numbers of a list, 0 at first
 } nats_policy_list;
 
 // What a policy knows beside the list.

@@ -42,10 +42,10 @@ const nats_policy nats_policy_cam = {
         "the first `sinks` tokens and the last `recent`; values of tokens that leave are merged into the "
         "next ones",
     .departs =
-        "The published language-model code changes the values that earlier queries read too and lets "
-        "nothing leave; here tokens leave, and later queries alone see merged values. The bound is the "
-        "largest sum of attention, as there; 32 tokens take the value, as in the published generation "
-        "code. Attention is summed over the query heads of a group, whose values are shared.",
+        "The published files differ among themselves: the bound is the largest sum of attention, as for "
+        "language models, and 32 tokens take the value, as for summaries. For language models they let "
+        "nothing leave and change values that earlier queries read too; here tokens leave, and later "
+        "queries alone see merged values. Attention is summed over the query heads of a group.",
     .parameters = {{.name = "recent", .help = "last tokens, the newest included", .least = 1},
                    {.name = "sinks", .help = "first tokens", .standard = 4},
                    {.name = "merge",

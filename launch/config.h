@@ -86,6 +86,7 @@ typedef struct {
   struct {
     double bucket_mib; // gradient buckets; 0: by device
     char gradients[8]; // what they travel as: float32, bf16 (GPUs only)
+    char shard[12];    // what ranks share instead of each having all: none, optimizer, gradients
     double deadline;   // seconds a collective may take in a step; in other phases:
     double deadline_setup, deadline_evaluation, deadline_checkpoint;
   } dist;

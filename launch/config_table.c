@@ -107,6 +107,7 @@ const launch_key launch_keys[] = {
 
   REAL(dist.bucket_mib, "0", 0, 4096, MAY_CHANGE, "size of a gradient bucket; 0: 4 on CPUs, 32 on GPUs; results repeat for one size"),
   WORD(dist.gradients, "float32", "float32|bf16", MAY_CHANGE, "what gradients travel as between ranks; bf16: on GPUs, half the bytes, rounded to 8 significant bits"),
+  WORD(dist.shard, "none", "none|optimizer|gradients", MAY_CHANGE, "what each rank has a part of only: moments and, on GPUs in bf16, float32 parameters; gradients: their sums too, for more messages"),
   REAL(dist.deadline, "600", 0, 1e9, MAY_CHANGE, "seconds that a rank waits for another in a step before the run fails; 0: any time"),
   REAL(dist.deadline_setup, "1800", 0, 1e9, MAY_CHANGE, "the same while the run is set up: reading manifests, hashing and reading a checkpoint"),
   REAL(dist.deadline_evaluation, "600", 0, 1e9, MAY_CHANGE, "the same in evaluations, where ranks meet after every batch"),

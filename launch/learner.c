@@ -21,6 +21,10 @@ static int64_t share_count(const launch_config *config, const dist_group *world)
          launch_share_first(config->train.batch, rank, ranks);
 }
 
+static int64_t passes_of(int64_t sequences, int64_t micro_batch) {
+  return (sequences + micro_batch - 1) / micro_batch;
+}
+
 int32_t launch_learner_micro_batch(const launch_config *config, const dist_group *world) {
   int64_t count = share_count(config, world);
   return (int32_t)(count < config->train.micro_batch ? count : config->train.micro_batch);
@@ -31,6 +35,33 @@ int64_t launch_learner_bucket_bytes(const launch_config *config, const nn_device
   if (mib == 0)
     mib = nn_device_get_kind(device) == NN_DEVICE_CPU ? 4 : 32;
   return (int64_t)(mib * (1 << 20));
+}
+
+// How `ranks` ranks share the optimizer's work; false where each does it all. `total`: elements of an arena.
+static bool find_shards(const launch_config *config, const nn_device *device, const char *shard,
+                        int64_t total, int32_t rank, int32_t ranks, dist_shards *out) {
+  return ranks > 1 && strcmp(shard, "none") != 0 &&
+         dist_shards_make(total, launch_learner_bucket_bytes(config, device), rank, ranks, out) == NN_OK;
+}
+
+nn_status launch_learner_arenas(const launch_config *config, const nn_device *device,
+                                const nn_param_table *table, int32_t ranks, const char *shard,
+                                launch_arenas *out) {
+  const int64_t one = sizeof(float), act = (int64_t)nn_device_act_size(device);
+  dist_shards shards;
+  nn_shard mine = {.total = table->total};
+  bool sharded = find_shards(config, device, shard, table->total, ranks - 1, ranks, &shards);
+  if (sharded)
+    NN_TRY(dist_shards_own(&shards, &mine)); // the last rank has what remains when pieces are uneven
+  free(mine.items);
+  *out = (launch_arenas){
+      .parameters = act == one ? table->total * one : table->total * act + mine.total * one,
+      .gradients = table->total * one,
+      .moments = 2 * mine.total * one,
+  };
+  if (sharded && strcmp(shard, "gradients") == 0)
+    out->gradients = (nn_params_window(table) + mine.total) * one + dist_reducer_window_bytes(&shards);
+  return NN_OK;
 }
 
 nn_status launch_learner_check(const launch_config *config, const nn_device *device) {
@@ -68,16 +99,37 @@ static bool faulty(const launch_fault *fault, int64_t step) {
   return step + 1 >= fault->first && step + 1 <= fault->last;
 }
 
+static nn_status allocate_params(launch_learner *l) {
+  const launch_config *config = l->config;
+  bool gradients = strcmp(config->dist.shard, "gradients") == 0;
+  NN_TRY(nats_model_params(&l->model_config, &l->table));
+  l->sharded = find_shards(config, l->device, config->dist.shard, l->table.total, dist_rank(l->world),
+                           dist_size(l->world), &l->shards);
+  if (l->sharded)
+    NN_TRY(dist_shards_own(&l->shards, &l->shard));
+  return nn_params_create_shard(l->device, &l->table, l->sharded ? &l->shard : NULL,
+                                gradients ? NN_SHARD_GRADIENTS : NN_SHARD_OPTIMIZER, &l->params);
+}
+
 static nn_status allocate(launch_learner *l) {
   const launch_config *config = l->config;
-  NN_TRY(nats_model_params(&l->model_config, &l->table));
-  NN_TRY(nn_params_create(l->device, &l->table, true, &l->params));
+  NN_TRY(allocate_params(l));
   NN_TRY(nn_params_init(&l->params, (uint64_t)config->seed));
   NN_TRY(
       nats_model_create(&l->model_config, &l->params, l->micro_batch, config->train.length, true, &l->model));
   void *numbers = NULL;
   NN_TRY(nn_device_alloc(l->device, sizeof *l->numbers, "the numbers of a step", &numbers));
   l->numbers = numbers;
+  return NN_OK;
+}
+
+static nn_status create_reducer(launch_learner *l) {
+  if (!l->sharded)
+    return dist_reducer_create(l->gradients, &l->params, launch_learner_bucket_bytes(l->config, l->device),
+                               &l->reducer);
+  NN_TRY(dist_reducer_create_sharded(l->gradients, &l->params, &l->shards, &l->reducer));
+  NN_TRY(dist_gatherer_create(l->gradients, &l->params, &l->shards, &l->gatherer));
+  l->params_source = dist_gatherer_source(l->gatherer);
   return NN_OK;
 }
 
@@ -93,6 +145,8 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
       .count = share_count(config, world),
       .micro_batch = launch_learner_micro_batch(config, world),
   };
+  int64_t ranks = dist_size(world), largest = (config->train.batch + ranks - 1) / ranks;
+  out->most_passes = passes_of(largest, config->train.micro_batch);
   out->gradient_fault = read_fault(world, "gradient:");
   out->loss_fault = read_fault(world, "loss:");
   out->slow_fault = read_fault(world, "slow:");
@@ -100,17 +154,31 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
   nn_dtype wire = strcmp(config->dist.gradients, "bf16") == 0 ? NN_BF16 : NN_F32;
   NN_TRY(dist_group_for_device(world, device, wire, &out->gradients));
   dist_set_deadline(out->gradients, config->dist.deadline);
-  int64_t bucket = launch_learner_bucket_bytes(config, device);
-  return dist_agree(world, dist_reducer_create(out->gradients, &out->params, bucket, &out->reducer));
+  NN_TRY(dist_agree(world, create_reducer(out)));
+  return launch_learner_refresh(out);
+}
+
+nn_status launch_learner_refresh(launch_learner *l) {
+  NN_TRY(nn_params_refresh_compute(&l->params));
+  if (!nn_params_master_sharded(&l->params))
+    return NN_OK;
+  NN_TRY(dist_gatherer_start(l->gatherer));
+  return dist_gatherer_finish(l->gatherer);
+}
+
+nn_status launch_learner_settle(launch_learner *l) {
+  return l->sharded ? dist_gatherer_finish(l->gatherer) : NN_OK;
 }
 
 void launch_learner_close(launch_learner *l) {
+  dist_gatherer_free(l->gatherer);
   dist_reducer_free(l->reducer);
   dist_group_free(l->gradients);
   nats_model_free(l->model);
   if (l->numbers != NULL)
     nn_device_free(l->device, l->numbers);
   nn_params_free(&l->params);
+  free(l->shard.items);
   nn_param_table_free(&l->table);
   *l = (launch_learner){0};
 }
@@ -146,7 +214,9 @@ nn_status launch_learner_begin(launch_learner *l, int64_t step, const launch_bat
   for (int group = 0; group < NN_GROUPS; group++)
     l->host.step.updates[group] = l->updates[group] + (l->host.step.lr[group] != 0);
   NN_TRY(nn_device_upload(l->device, l->numbers, &l->host, sizeof l->host));
-  return nn_device_zero(l->device, l->params.grad, (size_t)l->table.total * sizeof *l->params.grad);
+  if (l->params.sum != NULL)
+    NN_TRY(nn_device_zero(l->device, l->params.sum, (size_t)l->shard.total * sizeof *l->params.sum));
+  return nn_device_zero(l->device, l->params.grad, (size_t)l->params.grad_total * sizeof *l->params.grad);
 }
 
 // Rows [from, to) of a batch.
@@ -169,6 +239,32 @@ static nn_status spoil_gradient(launch_learner *l, int64_t step) {
   return nn_device_upload(l->device, l->params.grad, &nan, sizeof nan);
 }
 
+// Whole arenas collect the gradients of all passes and are reduced in the last; a window holds one pass only.
+static nn_status take_pass(launch_learner *l, const nats_batch *part, const nats_pass *pass, bool last) {
+  if (!last && l->params.sum == NULL)
+    return nats_model_train(l->model, part, pass, NULL);
+  nn_grad_listener reduce = dist_reducer_listener(l->reducer);
+  dist_reducer_begin(l->reducer);
+  NN_TRY(nats_model_train(l->model, part, pass, &reduce));
+  NN_TRY(dist_reducer_finish(l->reducer));
+  l->exposed += dist_reducer_exposed_seconds(l->reducer);
+  return NN_OK;
+}
+
+// This rank has no sequence left while another one takes a pass: it adds nothing to the sums.
+static nn_status add_nothing(launch_learner *l) {
+  nn_grad_listener reduce = dist_reducer_listener(l->reducer);
+  const nn_param *rows = l->table.items;
+  int64_t end = l->table.total;
+  dist_reducer_begin(l->reducer);
+  for (int32_t i = l->table.count - 1; i >= 0; i--)
+    if (i == 0 || rows[i - 1].block != rows[i].block) {
+      NN_TRY(reduce.ready(reduce.context, rows[i].offset, end - rows[i].offset));
+      end = rows[i].offset;
+    }
+  return dist_reducer_finish(l->reducer);
+}
+
 nn_status launch_learner_passes(launch_learner *l, int64_t step, const nats_batch *share) {
   nats_pass pass = {
       .types = launch_phases_dense(&l->phases, step) ? NATS_TYPES_ALL_GLOBAL : NATS_TYPES_SAMPLED,
@@ -178,32 +274,41 @@ nn_status launch_learner_passes(launch_learner *l, int64_t step, const nats_batc
       .pair_scale = &l->numbers->pair_scale,
       .lambda = &l->numbers->lambda,
       .sums = &l->numbers->sums,
+      .source = launch_learner_source(l),
   };
-  nn_grad_listener reduce = dist_reducer_listener(l->reducer);
-  int64_t passes = (share->batch + l->micro_batch - 1) / l->micro_batch;
+  int64_t passes = passes_of(share->batch, l->micro_batch);
+  double before = l->sharded ? dist_gatherer_exposed_seconds(l->gatherer) : 0;
+  l->exposed = 0;
   NN_TRY(spoil_gradient(l, step));
   if (faulty(&l->slow_fault, step))
     nanosleep(&(struct timespec){.tv_nsec = 40 * 1000 * 1000}, NULL);
-  dist_reducer_begin(l->reducer);
   for (int64_t i = 0; i < passes; i++) {
     nats_batch part = rows_of(share, i * share->batch / passes, (i + 1) * share->batch / passes);
-    NN_TRY(nats_model_train(l->model, &part, &pass, i == passes - 1 ? &reduce : NULL));
+    NN_TRY(take_pass(l, &part, &pass, i == passes - 1));
   }
-  return dist_reducer_finish(l->reducer);
+  if (l->params.sum != NULL && passes < l->most_passes)
+    NN_TRY(add_nothing(l));
+  if (l->sharded)
+    l->exposed += dist_gatherer_exposed_seconds(l->gatherer) - before;
+  return NN_OK;
 }
 
 nn_status launch_learner_agree(launch_learner *l, launch_step_result *result) {
   NN_TRY(nn_grad_norm(l->device, &l->params, &l->numbers->step));
   NN_TRY(nn_device_download(l->device, &l->host, l->numbers, sizeof l->host));
   NN_TRY(nn_device_sync(l->device));
-  // One all-reduce for the sums and for the number of ranks whose gradient is not finite.
+  // One all-reduce for the sums, the number of ranks whose gradient is not finite, and parts of the norm.
   struct {
     nn_sums sums;
-    double not_finite;
-  } all = {l->host.sums, l->host.step.non_finite != 0};
+    double not_finite, squares;
+  } all = {l->host.sums, l->host.step.non_finite != 0, l->host.step.squares};
   if (l->spoil_loss)
     all.sums.nll *= 10;
-  NN_TRY(dist_allreduce(l->world, &all, NN_SUMS_FIELDS + 1, DIST_F64, DIST_SUM));
+  NN_TRY(dist_allreduce(l->world, &all, NN_SUMS_FIELDS + 2, DIST_F64, DIST_SUM));
+  if (l->sharded) {
+    nn_step_set_norm(&l->host.step, all.squares);
+    NN_TRY(nn_device_upload(l->device, &l->numbers->step, &l->host.step, sizeof l->host.step));
+  }
   *result = (launch_step_result){
       .sums = all.sums,
       .finite = all.not_finite == 0,
@@ -216,6 +321,8 @@ nn_status launch_learner_agree(launch_learner *l, launch_step_result *result) {
 
 nn_status launch_learner_update(launch_learner *l, int64_t step, const launch_step_result *result) {
   NN_TRY(nn_adamw(l->device, &l->params, &l->numbers->step));
+  if (l->sharded)
+    NN_TRY(dist_gatherer_start(l->gatherer));
   memcpy(l->updates, l->host.step.updates, sizeof l->updates);
   launch_phases_follow(&l->phases, step, launch_kv_fraction(&result->sums));
   return NN_OK;

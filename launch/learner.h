@@ -5,6 +5,7 @@
 // agree (are all gradients finite?), update.
 #pragma once
 
+#include "dist/gatherer.h"
 #include "dist/group.h"
 #include "dist/reducer.h"
 #include "launch/config.h"
@@ -33,11 +34,18 @@ typedef struct {
   nn_param_table table;
   nn_params params;
   nats_model *model;
+  bool sharded; // ranks share the optimizer's work: `shards` says how, `shard` is this rank's part
+  dist_shards shards;
+  nn_shard shard;
   dist_reducer *reducer;
+  dist_gatherer *gatherer;       // with shards
+  nn_param_source params_source; // with shards: updated parameters may be on their way
+  double exposed;                // communication of the step that computing did not hide, seconds
   launch_phases phases;
   int64_t updates[NN_GROUPS]; // made so far
   int64_t first, count;       // samples of every step's batch that are this rank's
   int32_t micro_batch;        // sequences of a pass, at most
+  int64_t most_passes;        // of a rank in a step; others may have one less
   launch_numbers host;
   launch_numbers *numbers; // device memory
   launch_fault gradient_fault, loss_fault, slow_fault;
@@ -53,6 +61,14 @@ int32_t launch_learner_micro_batch(const launch_config *config, const dist_group
 // Bytes of a gradient bucket: small ones overlap best where the host moves them, GPUs want fewer and larger.
 int64_t launch_learner_bucket_bytes(const launch_config *config, const nn_device *device);
 
+// Bytes of the arenas on the rank that has most of them, with dist.shard as `shard` says.
+typedef struct {
+  int64_t parameters, gradients, moments;
+} launch_arenas;
+nn_status launch_learner_arenas(const launch_config *config, const nn_device *device,
+                                const nn_param_table *table, int32_t ranks, const char *shard,
+                                launch_arenas *out);
+
 // What this device cannot do of a configuration, before anything is taken or written.
 nn_status launch_learner_check(const launch_config *config, const nn_device *device);
 
@@ -60,6 +76,15 @@ nn_status launch_learner_check(const launch_config *config, const nn_device *dev
 nn_status launch_learner_open(dist_group *world, nn_device *device, const launch_config *config,
                               const nats_model_config *model, launch_learner *out);
 void launch_learner_close(launch_learner *learner);
+
+// After master parameters were written from outside. Collective.
+nn_status launch_learner_refresh(launch_learner *learner);
+// For passes outside of training: NULL when no parameter can be on its way.
+static inline const nn_param_source *launch_learner_source(const launch_learner *learner) {
+  return learner->sharded ? &learner->params_source : NULL;
+}
+// Waits until all parameters are here, before anything but a pass reads them. Collective.
+nn_status launch_learner_settle(launch_learner *learner);
 
 // What a step's batch holds, over all ranks.
 typedef struct {

@@ -80,15 +80,37 @@ static nn_status make_batch(launch_trainer *t) {
 // What Open MPI takes beside a copy of every bucket under way, as measured with 2 and 3 ranks of one machine.
 enum { TRANSPORT = 16 << 20 };
 
-static nn_status print_plan(const launch_trainer *t) {
+// The totals that other values of dist.shard would have.
+static nn_status print_other_shards(const launch_trainer *t, const launch_memory_table *printed,
+                                    const nn_param_table *params) {
+  static const char *const kinds[] = {"none", "optimizer", "gradients"};
+  const launch_config *config = &t->config;
+  int32_t ranks = dist_size(t->world);
+  launch_arenas here, there;
+  char name[64], text[LAUNCH_DURATION];
+  NN_TRY(launch_learner_arenas(config, t->device, params, ranks, config->dist.shard, &here));
+  for (int kind = 0; kind < 3 && ranks > 1; kind++) {
+    if (strcmp(kinds[kind], config->dist.shard) == 0)
+      continue;
+    NN_TRY(launch_learner_arenas(config, t->device, params, ranks, kinds[kind], &there));
+    int64_t more = there.parameters + there.gradients + there.moments -
+                   (here.parameters + here.gradients + here.moments);
+    snprintf(name, sizeof name, "with dist.shard=%s", kinds[kind]);
+    nn_info("  %-28s %12s", name, launch_bytes(launch_memory_total(printed) + more, text));
+  }
+  return NN_OK;
+}
+
+static nn_status print_plan(const launch_trainer *t, const nn_param_table *params) {
   char text[LAUNCH_DURATION];
   int64_t available = 0, all = 0, wanted = launch_memory_total(&t->gpu_memory);
   if (wanted == 0) {
     launch_memory_print(&t->memory, "memory of a rank, as planned");
-    return NN_OK;
+    return print_other_shards(t, &t->memory, params);
   }
   NN_TRY(nn_device_memory(t->device, &available, &all));
   launch_memory_print(&t->gpu_memory, "GPU memory of a rank, as planned");
+  NN_TRY(print_other_shards(t, &t->gpu_memory, params));
   nn_info("  %-28s %12s", "free now", launch_bytes(available, text));
   if (wanted > available)
     nn_warn("this rank's GPU has less memory free than planned: a smaller train.micro_batch takes less");
@@ -98,27 +120,24 @@ static nn_status print_plan(const launch_trainer *t) {
 
 // Printed before any of it is taken: whoever runs out of memory wants to have seen it. What CUDA and NCCL
 // take on a GPU for themselves is not in it.
-static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) {
+static nn_status plan_with(launch_trainer *t, const nats_model_config *model, const nn_param_table *params) {
   const launch_config *config = &t->config;
   bool gpu = nn_device_get_kind(t->device) != NN_DEVICE_CPU;
   launch_memory_table *table = gpu ? &t->gpu_memory : &t->memory;
-  nn_param_table params = {0};
   nats_model_memory passes;
+  launch_arenas arenas;
   int32_t micro_batch = launch_learner_micro_batch(config, t->world), ranks = dist_size(t->world);
   NN_TRY(nats_model_measure(model, t->device, micro_batch, config->train.length, true, &passes));
-  NN_TRY(nats_model_params(model, &params));
-  int64_t arena = params.total * (int64_t)sizeof(float);
-  size_t act = nn_device_act_size(t->device);
-  int64_t copy = act == sizeof(float) ? 0 : params.total * (int64_t)act;
+  NN_TRY(launch_learner_arenas(config, t->device, params, ranks, config->dist.shard, &arenas));
+  int64_t arena = params->total * (int64_t)sizeof(float);
   int64_t share = (config->train.batch + ranks - 1) / ranks;
   int64_t writers = config->checkpoint.writers < ranks ? config->checkpoint.writers : ranks;
   int64_t bucket = launch_learner_bucket_bytes(config, t->device);
   bool packed = gpu && ranks > 1 && strcmp(config->dist.gradients, "bf16") == 0;
-  nn_param_table_free(&params);
 
-  launch_memory_add(table, "parameters", arena + copy);
-  launch_memory_add(table, "gradients", arena);
-  launch_memory_add(table, "moments", 2 * arena);
+  launch_memory_add(table, "parameters", arenas.parameters);
+  launch_memory_add(table, "gradients", arenas.gradients);
+  launch_memory_add(table, "moments", arenas.moments);
   launch_memory_add(table, "activations", passes.activations);
   launch_memory_add(table, "workspace", passes.workspace);
   if (packed)
@@ -126,14 +145,30 @@ static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) 
   table = &t->memory;
   launch_memory_add(table, "data", share * config->train.length * 2 * (int64_t)sizeof(int32_t));
   if (ranks > 1 && !gpu)
-    launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 2 * bucket ? arena : 2 * bucket));
+    launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 3 * bucket ? arena : 3 * bucket));
   launch_memory_add(table, "checkpoint snapshot", 3 * arena / writers);
   launch_memory_add(table, "program and libraries", launch_memory_resident());
   nn_info("%d rank%s of %s", ranks, ranks > 1 ? "s" : "", nn_device_describe(t->device));
-  return print_plan(t);
+  return print_plan(t, params);
+}
+
+static nn_status plan_memory(launch_trainer *t, const nats_model_config *model) {
+  nn_param_table params = {0};
+  NN_TRY(nats_model_params(model, &params));
+  nn_status status = plan_with(t, model, &params);
+  nn_param_table_free(&params);
+  return status;
 }
 
 // ---- the run folder ----
+
+static void list_arena(const nn_param_table *table, const char *prefix, const dist_shards *shards,
+                       float *memory, data_tensor *out) {
+  if (shards != NULL)
+    data_tensors_of_shard(table, prefix, shards, memory, out);
+  else
+    data_tensors_of(table, prefix, memory, out);
+}
 
 static nn_status list_tensors(launch_trainer *t) {
   const nn_param_table *table = &t->learner.table;
@@ -141,9 +176,11 @@ static nn_status list_tensors(launch_trainer *t) {
   t->tensors = calloc(3 * (size_t)table->count, sizeof *t->tensors);
   if (t->tensors == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for a list of tensors");
-  data_tensors_of(table, "param", params->master, t->tensors);
-  data_tensors_of(table, "moment1", params->moment1, t->tensors + table->count);
-  data_tensors_of(table, "moment2", params->moment2, t->tensors + 2 * table->count);
+  const dist_shards *shards = t->learner.sharded ? &t->learner.shards : NULL;
+  const dist_shards *masters = nn_params_master_sharded(params) ? shards : NULL;
+  list_arena(table, "param", masters, params->master, t->tensors);
+  list_arena(table, "moment1", shards, params->moment1, t->tensors + table->count);
+  list_arena(table, "moment2", shards, params->moment2, t->tensors + 2 * table->count);
   return NN_OK;
 }
 

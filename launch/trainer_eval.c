@@ -11,7 +11,9 @@ static nn_status score_share(launch_trainer *t) {
   int32_t rank = dist_rank(t->world), ranks = dist_size(t->world);
   int64_t at = launch_share_first(t->val_samples, rank, ranks);
   int64_t end = launch_share_first(t->val_samples, rank + 1, ranks);
-  nats_pass pass = {.types = NATS_TYPES_ARGMAX, .sums = &learner->numbers->sums};
+  nats_pass pass = {.types = NATS_TYPES_ARGMAX,
+                    .sums = &learner->numbers->sums,
+                    .source = launch_learner_source(learner)};
   NN_TRY(nn_device_zero(t->device, &learner->numbers->sums, sizeof learner->numbers->sums));
   for (int32_t count = 0; at < end; at += count) {
     count = (int32_t)(end - at < learner->micro_batch ? end - at : learner->micro_batch);

@@ -130,7 +130,7 @@ static nn_status restore(launch_trainer *t, const data_checkpoint_loaded *loaded
   NN_TRY(same_run(t->config.run, loaded->model_key, t->model_key));
   NN_TRY(read_state(t, loaded));
   NN_TRY(data_checkpoint_read(loaded, t->device, t->tensors, 3 * t->learner.table.count));
-  return nn_params_refresh_compute(&t->learner.params);
+  return NN_OK;
 }
 
 nn_status launch_trainer_resume(launch_trainer *t) {
@@ -142,6 +142,8 @@ nn_status launch_trainer_resume(launch_trainer *t) {
   if (!found)
     return NN_OK;
   nn_status status = dist_agree(t->world, restore(t, &loaded));
+  if (status == NN_OK)
+    status = launch_learner_refresh(&t->learner);
   if (status == NN_OK) {
     nn_info("continuing at step %lld from %s", (long long)t->step, loaded.path);
     t->saved_step = t->step;
@@ -161,6 +163,7 @@ static bool due(const launch_trainer *t) {
 
 static nn_status save(launch_trainer *t) {
   nn_status status = NN_OK;
+  NN_TRY(launch_learner_settle(&t->learner));
   char *state = state_text(t), *config = launch_config_text(&t->config);
   bool ready = state != NULL && config != NULL;
   NN_GOTO(

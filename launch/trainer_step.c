@@ -63,7 +63,7 @@ nn_status launch_trainer_count(launch_trainer *t) {
       .skipped = t->skipped,
       .tokens_per_s = (double)t->step_tokens / seconds,
       .seconds = t->seconds,
-      .comm_exposed_s = dist_reducer_exposed_seconds(t->learner.reducer),
+      .comm_exposed_s = t->learner.exposed,
       .slowest_rank = slowest_rank,
       .imbalance = imbalance,
       .labelled = data_set_labelled(t->data),

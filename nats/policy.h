@@ -22,9 +22,9 @@ typedef struct {
   int32_t *position; // [length] where the token was written
   uint8_t *type;     // [length] nats_type or NATS_UNTYPED; a policy with types sets it
   float *score;      // [length] the policy's own number of a token, 0 at first; only with `keeps_scores`
-  const float
-      *weight;  // [length] attention of this step, summed over the query heads of the group, or with
-                // `averages_heads` their mean over all of the layer; in `after`, only with `uses_weights`
+  // [length] attention of this step, summed over the query heads of the group, or with `averages_heads` its
+  // mean over all heads of the layer; in `after`, only with `uses_weights`
+  const float *weight;
   float *state; // [state_size] the policy's own numbers of a list, 0 at first
 } nats_policy_list;
 

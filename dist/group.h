@@ -41,6 +41,10 @@ nn_status dist_group_for_device(dist_group *world, nn_device *device, nn_dtype w
 bool dist_reduces_on(nn_device_kind kind);
 void dist_group_free(dist_group *group); // NULL is allowed; not for the world
 
+// A group of this rank alone, on the same machine as before (dist_local_rank), for work that every rank does
+// by itself. Not collective; free with dist_group_free.
+nn_status dist_group_alone(const dist_group *world, dist_group **out);
+
 int32_t dist_rank(const dist_group *group);
 int32_t dist_size(const dist_group *group);
 int32_t dist_local_rank(const dist_group *group); // among the ranks of this machine

@@ -18,6 +18,7 @@ typedef struct {
 extern const launch_command launch_data;
 extern const launch_command launch_train;
 extern const launch_command launch_eval;
+extern const launch_command launch_compare;
 extern const launch_command launch_generate;
 extern const launch_command launch_verify;
 extern const launch_command launch_bench;

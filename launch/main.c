@@ -9,7 +9,7 @@
 #include "nn/log.h"
 
 static const launch_command *const commands[] = {
-    &launch_data,   &launch_train, &launch_eval,       &launch_generate,
+    &launch_data,   &launch_train, &launch_eval, &launch_compare,       &launch_generate,
     &launch_verify, &launch_bench, &launch_plot_again,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

@@ -11,34 +11,16 @@
 #include "data/checkpoint_manifest.h"
 #include "data/checkpoint_part.h"
 #include "data/files.h"
+#include "data/share.h"
 #include "nn/log.h"
 
 // ---- one checkpoint
-
-// Bytes that rank 0 has read, on all ranks: they judge the same text, and a shared file system is asked once.
-// `status` is rank 0's; the buffer is malloc'ed on all.
-static nn_status share(dist_group *world, nn_status status, char **bytes, size_t *count) {
-  int64_t size = (int64_t)*count;
-  NN_TRY(dist_agree(world, status));
-  NN_TRY(dist_broadcast(world, &size, (int64_t)sizeof size, 0));
-  if (dist_rank(world) != 0) {
-    *bytes = malloc((size_t)size + 1);
-    *count = (size_t)size;
-  }
-  status = *bytes != NULL ? NN_OK
-                          : NN_FAIL(NN_ERR_MEMORY, "no memory for %" PRId64 " bytes of a checkpoint", size);
-  NN_TRY(dist_agree(world, status));
-  return dist_broadcast(world, *bytes, size, 0);
-}
 
 static nn_status share_file(dist_group *world, const char *folder, const char *name, char **bytes,
                             size_t *count) {
   char path[PATH_MAX];
   snprintf(path, sizeof path, "%s/%s", folder, name);
-  *bytes = NULL;
-  *count = 0;
-  nn_status status = dist_rank(world) == 0 ? data_file_read(path, bytes, count) : NN_OK;
-  return share(world, status, bytes, count);
+  return data_share_file(world, path, bytes, count);
 }
 
 static nn_status check_file(const char *folder, const data_checkpoint_file *file) {
@@ -142,11 +124,11 @@ static nn_status list(dist_group *world, const char *folder, bool best, data_che
     if (best && *count > 0)
       qsort(*entries, (size_t)*count, sizeof **entries, lowest_loss_first);
     if (*entries == NULL && status == NN_OK)
-      *entries = calloc(1, sizeof **entries); // share() takes NULL for a lack of memory
+      *entries = calloc(1, sizeof **entries); // data_share_bytes takes NULL for a lack of memory
   }
   char *bytes = (char *)*entries;
   size_t size = (size_t)*count * sizeof **entries;
-  status = share(world, status, &bytes, &size);
+  status = data_share_bytes(world, status, &bytes, &size);
   *entries = (data_checkpoint_entry *)bytes;
   *count = (int32_t)(size / sizeof **entries);
   return status;

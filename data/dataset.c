@@ -12,6 +12,7 @@
 #include "data/block_cache.h"
 #include "data/dataset_read.h"
 #include "data/manifest.h"
+#include "data/share.h"
 
 // Shards that are kept open: opening one costs about as much as reading ten samples.
 enum { OPEN_SHARDS = 32 };
@@ -31,6 +32,7 @@ struct data_set {
   int64_t *token_start, *document_start; // [shards + 1]: of each shard within the split
   void *blob;
   size_t blob_bytes;
+  int32_t *piece_bytes; // [vocab], NULL: not read yet
   open_shard open[OPEN_SHARDS];
   uint64_t clock;
   data_block_cache *cache;
@@ -62,14 +64,16 @@ static nn_status find_split(data_set *set, const char *split) {
   return NN_FAIL(NN_ERR_INPUT, "%s: no split '%s' in this data set (it has: %s)", set->folder, split, has);
 }
 
-static nn_status sum_shards(data_set *set) {
+// The sizes of shards `rank`, `rank` + `ranks`, ... are looked at here.
+static nn_status sum_shards(data_set *set, int32_t rank, int32_t ranks) {
   int32_t shards = set->split->shards;
   set->token_start = calloc((size_t)shards + 1, sizeof *set->token_start);
   set->document_start = calloc((size_t)shards + 1, sizeof *set->document_start);
   if (set->token_start == NULL || set->document_start == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "%s: no memory for %" PRId32 " shards", set->folder, shards);
   for (int32_t i = 0; i < shards; i++) {
-    NN_TRY(check_size(set, &set->split->shard[i]));
+    if (i % ranks == rank)
+      NN_TRY(check_size(set, &set->split->shard[i]));
     set->token_start[i + 1] = set->token_start[i] + set->split->shard[i].counts.tokens;
     set->document_start[i + 1] = set->document_start[i] + set->split->shard[i].counts.documents;
   }
@@ -108,22 +112,90 @@ static nn_status use_shard(data_set *set, int32_t index, data_shard **out) {
   return NN_OK;
 }
 
+static nn_status create_set(const char *folder, data_set **out) {
+  *out = calloc(1, sizeof **out);
+  if (*out == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "%s: no memory to read it", folder);
+  if (snprintf((*out)->folder, sizeof(*out)->folder, "%s", folder) >= (int)sizeof(*out)->folder)
+    return NN_FAIL(NN_ERR_IO, "%s: the name is too long", folder);
+  return data_block_cache_create(&(*out)->cache);
+}
+
+// All that needs no shard to be opened. The set's manifest is there.
+static nn_status open_split(data_set *set, const char *split, int32_t rank, int32_t ranks) {
+  NN_TRY(find_split(set, split));
+  NN_TRY(sum_shards(set, rank, ranks));
+  if (set->split->shards == 0)
+    return NN_FAIL(NN_ERR_INPUT, "%s: the split '%s' has no shard", set->folder, split);
+  return NN_OK;
+}
+
+// What travels in every shard.
+static nn_status read_tokenizer(data_set *set) {
+  data_shard *first = NULL;
+  NN_TRY(use_shard(set, 0, &first));
+  NN_TRY(data_shard_tokenizer(first, &set->blob, &set->blob_bytes));
+  set->piece_bytes = malloc((size_t)set->manifest.format.vocab * sizeof *set->piece_bytes);
+  if (set->piece_bytes == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "%s: no memory for the sizes of its pieces", set->folder);
+  return data_shard_piece_bytes(first, set->piece_bytes);
+}
+
 nn_status data_set_open(const char *folder, const char *split, data_set **out) {
   nn_status status = NN_OK;
-  data_shard *first = NULL;
-  data_set *set = calloc(1, sizeof *set);
-  if (set == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "%s: no memory to read it", folder);
-  if (snprintf(set->folder, sizeof set->folder, "%s", folder) >= (int)sizeof set->folder)
-    NN_GOTO(status, fail, NN_FAIL(NN_ERR_IO, "%s: the name is too long", folder));
-  NN_GOTO(status, fail, data_block_cache_create(&set->cache));
+  data_set *set = NULL;
+  NN_GOTO(status, fail, create_set(folder, &set));
   NN_GOTO(status, fail, data_manifest_read(folder, &set->manifest));
-  NN_GOTO(status, fail, find_split(set, split));
-  NN_GOTO(status, fail, sum_shards(set));
-  if (set->split->shards == 0)
-    NN_GOTO(status, fail, NN_FAIL(NN_ERR_INPUT, "%s: the split '%s' has no shard", folder, split));
-  NN_GOTO(status, fail, use_shard(set, 0, &first));
-  NN_GOTO(status, fail, data_shard_tokenizer(first, &set->blob, &set->blob_bytes));
+  NN_GOTO(status, fail, open_split(set, split, 0, 1));
+  NN_GOTO(status, fail, read_tokenizer(set));
+  *out = set;
+  return NN_OK;
+fail:
+  data_set_close(set);
+  return status;
+}
+
+// Rank 0 has looked whether there is one; the others learn its path and text.
+static nn_status share_manifest(dist_group *world, data_set *set) {
+  char path[PATH_MAX] = "", *text = NULL;
+  size_t bytes = 0;
+  bool first = dist_rank(world) == 0;
+  NN_TRY(dist_agree(world, first ? data_manifest_path(set->folder, path, sizeof path) : NN_OK));
+  NN_TRY(dist_broadcast(world, path, sizeof path, 0));
+  nn_status status = data_share_file(world, path, &text, &bytes);
+  if (status == NN_OK)
+    status = dist_agree(world, data_manifest_parse(path, text, bytes, &set->manifest));
+  free(text);
+  return status;
+}
+
+static nn_status share_tokenizer(dist_group *world, data_set *set) {
+  bool first = dist_rank(world) == 0;
+  nn_status status = first ? read_tokenizer(set) : NN_OK;
+  char *blob = set->blob, *pieces = (char *)set->piece_bytes;
+  size_t bytes = (size_t)set->manifest.format.vocab * sizeof *set->piece_bytes;
+  bool none = false; // synthetic data have no tokenizer
+  if (first && status == NN_OK && blob == NULL)
+    none = true;
+  NN_TRY(dist_agree(world, status));
+  NN_TRY(dist_broadcast(world, &none, sizeof none, 0));
+  if (!none) {
+    status = data_share_bytes(world, NN_OK, &blob, &set->blob_bytes);
+    set->blob = blob;
+    NN_TRY(status);
+  }
+  status = data_share_bytes(world, NN_OK, &pieces, &bytes);
+  set->piece_bytes = (int32_t *)(void *)pieces;
+  return status;
+}
+
+nn_status data_set_open_shared(dist_group *world, const char *folder, const char *split, data_set **out) {
+  nn_status status = NN_OK;
+  data_set *set = NULL;
+  NN_GOTO(status, fail, dist_agree(world, create_set(folder, &set)));
+  NN_GOTO(status, fail, share_manifest(world, set));
+  NN_GOTO(status, fail, dist_agree(world, open_split(set, split, dist_rank(world), dist_size(world))));
+  NN_GOTO(status, fail, share_tokenizer(world, set));
   *out = set;
   return NN_OK;
 fail:
@@ -137,6 +209,7 @@ void data_set_close(data_set *set) {
   for (int i = 0; i < OPEN_SHARDS; i++)
     data_shard_close(set->open[i].shard);
   data_block_cache_free(set->cache);
+  free(set->piece_bytes);
   free(set->blob);
   free(set->token_start);
   free(set->document_start);
@@ -153,6 +226,13 @@ bool data_set_has_split(const char *folder, const char *split) {
   bool found = data_manifest_find(&manifest, split) != NULL;
   data_manifest_free(&manifest);
   return found;
+}
+
+nn_status data_set_has_split_shared(dist_group *world, const char *folder, const char *split, bool *found) {
+  uint8_t there = dist_rank(world) == 0 && data_set_has_split(folder, split);
+  NN_TRY(dist_broadcast(world, &there, sizeof there, 0));
+  *found = there;
+  return NN_OK;
 }
 
 // ---- what it holds
@@ -317,7 +397,6 @@ nn_status data_set_document(data_set *set, int64_t index, int64_t *first, int64_
 }
 
 nn_status data_set_piece_bytes(data_set *set, int32_t *out) {
-  data_shard *shard = NULL;
-  NN_TRY(use_shard(set, 0, &shard));
-  return data_shard_piece_bytes(shard, out);
+  memcpy(out, set->piece_bytes, (size_t)set->manifest.format.vocab * sizeof *out);
+  return NN_OK;
 }

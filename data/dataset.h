@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "data/tokenizer.h"
+#include "dist/group.h"
 #include "nn/status.h"
 
 typedef struct data_set data_set;
@@ -15,9 +16,14 @@ typedef struct data_set data_set;
 // Opens one split ("train", "val") of the data set in `folder`. Checks the manifest and that every shard is
 // there with its size; Fletcher32 is checked by HDF5 on every read. Errors name the file and the field.
 nn_status data_set_open(const char *folder, const char *split, data_set **out);
+// The same for all ranks together: rank 0 reads the manifest and the tokenizer, and each rank looks at the
+// sizes of its share of the shards; data files are opened by those who read them, when they do. Collective,
+// agreed.
+nn_status data_set_open_shared(dist_group *world, const char *folder, const char *split, data_set **out);
 void data_set_close(data_set *set);
 
 bool data_set_has_split(const char *folder, const char *split);
+nn_status data_set_has_split_shared(dist_group *world, const char *folder, const char *split, bool *found);
 int64_t data_set_tokens(const data_set *set); // end-of-text tokens included
 int64_t data_set_documents(const data_set *set);
 int64_t data_set_source_bytes(const data_set *set); // UTF-8 bytes of the documents: for bits per byte

@@ -9,10 +9,15 @@
 nn_status data_json_load(const char *path, json_t **out) {
   char *text = NULL;
   size_t count = 0;
-  json_error_t error;
   NN_TRY(data_file_read(path, &text, &count));
-  json_t *object = json_loadb(text, count, JSON_REJECT_DUPLICATES, &error);
+  nn_status status = data_json_parse(path, text, count, out);
   free(text);
+  return status;
+}
+
+nn_status data_json_parse(const char *path, const char *text, size_t count, json_t **out) {
+  json_error_t error;
+  json_t *object = json_loadb(text, count, JSON_REJECT_DUPLICATES, &error);
   if (object == NULL)
     return NN_FAIL(NN_ERR_INPUT, "%s: line %d: is no JSON: %s", path, error.line, error.text);
   if (!json_is_object(object)) {

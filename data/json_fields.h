@@ -10,6 +10,7 @@
 
 // The object that a file holds; free with json_decref. A file that is not one JSON object is an error.
 nn_status data_json_load(const char *path, json_t **out);
+nn_status data_json_parse(const char *path, const char *text, size_t count, json_t **out); // read from there
 
 // Fields of `object`; `path` is the file, for messages. Texts and objects belong to `object`.
 nn_status data_json_int(const char *path, const json_t *object, const char *field, int64_t least,

@@ -127,15 +127,28 @@ static nn_status read_manifest(const char *path, const json_t *root, data_manife
   return NN_OK;
 }
 
-nn_status data_manifest_read(const char *folder, data_manifest *out) {
-  char path[PATH_MAX];
-  json_t *root = NULL;
-  memset(out, 0, sizeof *out);
-  NN_TRY(data_path_join(path, sizeof path, folder, manifest_name));
+nn_status data_manifest_path(const char *folder, char *path, size_t room) {
   if (!data_manifest_exists(folder))
     return NN_FAIL(NN_ERR_INPUT, "%s: no data set here: %s is missing; `natsformer data build` makes one",
                    folder, manifest_name);
-  NN_TRY(data_json_load(path, &root));
+  return data_path_join(path, room, folder, manifest_name);
+}
+
+nn_status data_manifest_read(const char *folder, data_manifest *out) {
+  char path[PATH_MAX], *text = NULL;
+  size_t bytes = 0;
+  memset(out, 0, sizeof *out);
+  NN_TRY(data_manifest_path(folder, path, sizeof path));
+  NN_TRY(data_file_read(path, &text, &bytes));
+  nn_status status = data_manifest_parse(path, text, bytes, out);
+  free(text);
+  return status;
+}
+
+nn_status data_manifest_parse(const char *path, const char *text, size_t bytes, data_manifest *out) {
+  json_t *root = NULL;
+  memset(out, 0, sizeof *out);
+  NN_TRY(data_json_parse(path, text, bytes, &root));
   nn_status status = read_manifest(path, root, out);
   json_decref(root);
   if (status != NN_OK)

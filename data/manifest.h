@@ -38,6 +38,9 @@ nn_status data_path_join(char *out, size_t room, const char *folder, const char 
 bool data_manifest_exists(const char *folder);
 // Errors: NN_ERR_INPUT names the manifest and the field. The caller frees `out` with data_manifest_free.
 nn_status data_manifest_read(const char *folder, data_manifest *out);
+nn_status data_manifest_parse(const char *path, const char *text, size_t bytes, data_manifest *out);
+// Where it lies; NN_ERR_INPUT when `folder` holds none.
+nn_status data_manifest_path(const char *folder, char *path, size_t room);
 nn_status data_manifest_write(const char *folder, const data_manifest *manifest);
 void data_manifest_free(data_manifest *manifest);
 

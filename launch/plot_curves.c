@@ -59,9 +59,11 @@ static bool is_chosen(const plot_rows *rows, int index, double bytes) {
 
 static void write_curve(plot_files *plot, const plot_row *row, const quantity *panel) {
   const json_t *x = plot_row_curve(row, "position"), *y = plot_row_curve(row, panel->list);
-  for (size_t i = 0; i < json_array_size(x); i++)
+  for (size_t i = 0; i < json_array_size(x); i++) {
+    const json_t *value = json_array_get(y, i);
     fprintf(plot->data, "%.9g\t%.9g\n", json_number_value(json_array_get(x, i)) + 1,
-            json_number_value(json_array_get(y, i)) / panel->unit);
+            json_is_number(value) ? json_number_value(value) / panel->unit : (double)NAN); // warm-up: no time
+  }
 }
 
 // `nth` of the plot; `like` lines of the same policy came before.

@@ -13,10 +13,10 @@ enum { LEFT = 140, RIGHT = 200, TOP = 20, BOTTOM = 60, TITLE = 50, UNDER = 50, G
 typedef struct {
   plot_files files;
   int panels, columns, rows;
-  int cell_room;      // width and height of a panel's cells
-  const char *x, *y;  // titles of the axes
-  bool downwards;     // rows of cells count from above
-  const char *number; // of a cell, as sprintf in gnuplot writes it
+  int cell_room;     // width and height of a panel's cells
+  const char *x, *y; // titles of the axes
+  bool downwards;    // rows of cells count from above
+  int decimals;      // of the number in a cell
 } figure;
 
 static int figure_width(const figure *f) {
@@ -35,7 +35,7 @@ static nn_status figure_open(const char *folder, const char *name, const char *s
   NN_TRY(plot_files_open(folder, name, figure_width(f), figure_height(f), &f->files));
   FILE *script = f->files.script;
   fprintf(script,
-          "%s\nunset key\nunset grid\nset border 15\nset tics out scale 0.4 font 'sans,16'\nset xtics offset "
+          "%s\nunset key\nunset grid\nset border 15\nset tics out scale 0.4 font face16\nset xtics offset "
           "0,0.3\n",
           scale);
   fprintf(script, "set style fill solid noborder\nset multiplot\n");
@@ -64,16 +64,17 @@ static void figure_panel(figure *f, int nth, const char *title, int across, int 
   fprintf(script, "set title ");
   plot_quoted(script, title);
   fprintf(script,
-          " offset 0,-0.6 font 'sans,18'\nset xlabel '%s' offset 0,0.6 font 'sans,20'\nset ylabel '%s' "
-          "font 'sans,20'\n",
+          " offset 0,-0.6 font face18\nset xlabel '%s' offset 0,0.6 font face20\nset ylabel '%s' "
+          "font face20\n",
           nth + f->columns >= f->panels ? f->x : "", column == 0 ? f->y : "");
   fprintf(script, "plot data index %d using 1:2:(0.505):(0.505):3 with boxxyerror fc palette",
           f->files.blocks - 1);
-  if (across <= 6)
-    fprintf(script,
-            ", \\\n     data index %d using 1:2:(sprintf('%s', $3)):(shade($3) > 0.55 ? 0x000000 : 0xffffff) "
-            "with labels font 'sans,14' tc rgb variable",
-            f->files.blocks - 1, f->number);
+  if (f->cell_room / across >= 13 * (f->decimals + 2)) // it fits
+    fprintf(
+        script,
+        ", \\\n     data index %d using 1:2:(sprintf('%%.%df', $3)):(shade($3) > 0.55 ? 0x000000 : 0xffffff) "
+        "with labels font face14 tc rgb variable",
+        f->files.blocks - 1, f->decimals);
   fprintf(script, "\nunset colorbox\n");
 }
 
@@ -120,7 +121,7 @@ static double least_fraction(const plot_rows *rows) {
 }
 
 nn_status plot_heads(const char *folder, const plot_rows *rows) {
-  figure f = {.x = "kv head", .y = "layer", .number = "%.2f"};
+  figure f = {.x = "kv head", .y = "layer", .decimals = 3};
   char scale[400];
   int layers, heads, nth = 0;
   for (int i = 0; i < rows->count; i++)
@@ -132,7 +133,7 @@ nn_status plot_heads(const char *folder, const plot_rows *rows) {
   // A share of 0.01 and one of 0.1 are as far apart as 0.1 and 1.
   snprintf(scale, sizeof scale,
            "low = %.3g\nset logscale cb\nset cbrange [low:1]\nset format cb '%%g'\nset cblabel 'KV fraction' "
-           "offset -1,0 font 'sans,20'\n"
+           "offset -1,0 font face20\n"
            "shade(v) = v > low ? log(v / low) / log(1 / low) : 0\nset xtics 1\nset ytics 1",
            fmin(least_fraction(rows) * 0.98, 0.5));
   NN_TRY(figure_open(folder, "heads", scale, &f));
@@ -235,7 +236,7 @@ static void find_places(const plot_rows *rows, place_list *lengths, place_list *
 }
 
 nn_status plot_needle(const char *folder, const plot_rows *rows) {
-  figure f = {.x = "length (tokens)", .y = "depth", .number = "%.2f", .downwards = true};
+  figure f = {.x = "length (tokens)", .y = "depth", .decimals = 2, .downwards = true};
   place_list lengths = {.count = 0}, depths = {.count = 0};
   int nth = 0;
   find_places(rows, &lengths, &depths);
@@ -246,8 +247,7 @@ nn_status plot_needle(const char *folder, const plot_rows *rows) {
     return NN_OK;
   }
   NN_TRY(figure_open(folder, "needle",
-                     "set cbrange [0:1]\nset cblabel 'accuracy' offset -1,0 font 'sans,20'\nshade(v) = v",
-                     &f));
+                     "set cbrange [0:1]\nset cblabel 'accuracy' offset -1,0 font face20\nshade(v) = v", &f));
   for (int i = 0; i < rows->count; i++) {
     if (!is_needle(&rows->items[i]) || !plot_rows_first(rows, i, same_series))
       continue;

@@ -10,23 +10,39 @@
 typedef struct {
   const char *task, *title; // of the vertical axis
   bool accuracy;
+  bool paired; // bars tell of differences
 } quality;
 
 typedef struct {
   double x, y, bar;
 } point;
 
-static double value_of(const quality *q, const plot_row *row) {
-  return q->accuracy ? row->accuracy : row->loss;
+static double value_of(const plot_row *row) {
+  return strcmp(row->measure, "task") == 0 ? row->accuracy : row->loss;
+}
+
+// Rows of a budget that no size reaches have no numbers.
+static bool has_point(const plot_row *row) {
+  return strcmp(row->measure, "needle") != 0 && !isnan(value_of(row)) && row->kv_fraction > 0;
 }
 
 static bool belongs(const quality *q, const plot_row *row) {
-  return strcmp(row->task, q->task) == 0 && strcmp(row->measure, "needle") != 0 && !isnan(value_of(q, row)) &&
-         row->kv_fraction > 0;
+  return strcmp(row->task, q->task) == 0 && has_point(row);
+}
+
+static bool same_task(const plot_row *a, const plot_row *b) {
+  return has_point(a) && has_point(b) && strcmp(a->task, b->task) == 0;
 }
 
 static bool same_line(const plot_row *a, const plot_row *b) {
-  return strcmp(a->task, b->task) == 0 && a->role == b->role && strcmp(a->group, b->group) == 0;
+  return same_task(a, b) && a->role == b->role && strcmp(a->group, b->group) == 0;
+}
+
+// Half the height of a row's bar: of the difference to the reference, sample by sample, where that is known,
+// because it leaves out what is hard about the text for all of them.
+static double bar_of(const quality *q, const plot_row *row) {
+  double bar = q->accuracy ? row->accuracy_ci95 : q->paired ? row->difference_ci95 : row->loss_se;
+  return isnan(bar) ? 0 : bar;
 }
 
 static int compare_points(const void *a, const void *b) {
@@ -39,9 +55,8 @@ static int collect(const quality *q, const plot_rows *rows, const plot_row *like
   int count = 0;
   for (int i = 0; i < rows->count; i++) {
     const plot_row *row = &rows->items[i];
-    double bar = q->accuracy ? row->accuracy_ci95 : row->loss_se;
     if (same_line(row, like) && belongs(q, row))
-      out[count++] = (point){row->kv_fraction, value_of(q, row), isnan(bar) ? 0 : bar};
+      out[count++] = (point){row->kv_fraction, value_of(row), bar_of(q, row)};
   }
   qsort(out, (size_t)count, sizeof *out, compare_points);
   return count;
@@ -52,21 +67,27 @@ static int compare_numbers(const void *a, const void *b) {
   return (p > q) - (p < q);
 }
 
-// A policy that fails has losses that would press all others into one line. Past three times the distance
-// from the best to the median the axis ends, and the plot says how many points lie above.
+// A policy that fails has losses that would press all others into one line. The axis ends at three times the
+// distance from the best loss to the median or to the worst of the trained models, whichever is more, and the
+// plot says how many points lie above.
 static void limit_axis(const quality *q, const plot_rows *rows, double *values, FILE *script) {
   int count = 0, above = 0;
-  for (int i = 0; i < rows->count; i++)
-    if (belongs(q, &rows->items[i]))
-      values[count++] = value_of(q, &rows->items[i]);
+  double trained = 0;
+  for (int i = 0; i < rows->count; i++) {
+    const plot_row *row = &rows->items[i];
+    if (!belongs(q, row))
+      continue;
+    values[count++] = value_of(row);
+    trained = row->role != PLOT_POST_HOC ? fmax(trained, value_of(row)) : trained;
+  }
   qsort(values, (size_t)count, sizeof *values, compare_numbers);
-  double top = values[0] + 3 * (values[count / 2] - values[0]);
+  double top = values[0] + 3 * (fmax(values[count / 2], trained) - values[0]);
   for (int i = 0; i < count; i++)
     above += values[i] > top;
   if (above == 0 || top <= values[0])
     return;
   fprintf(script, "set yrange [*:%.9g]\n", top);
-  fprintf(script, "set label '%d %s above this range' at graph 1,1.035 right font 'sans,18'\n", above,
+  fprintf(script, "set label '%d %s above this range' at graph 1,1.035 right font face17\n", above,
           above == 1 ? "point" : "points");
 }
 
@@ -118,6 +139,10 @@ static void write_plot(plot_files *plot, const quality *q, const plot_rows *rows
           "\nset logscale x\nset xrange [%.6g:1.1]\nset bars 0.6\nset xtics (0.001, 0.002, 0.005, 0.01, "
           "0.02, 0.05, 0.1, 0.2, 0.5, 1)\n",
           0.8 * least_fraction(q, rows));
+  fprintf(plot->script, "set label 'bars: %s' at graph 0,1.035 left font face17\n",
+          q->accuracy ? "95% interval"
+          : q->paired ? "95% of the paired difference"
+                      : "one standard error");
   if (q->accuracy)
     fprintf(plot->script, "set yrange [0:1.04]\n");
   else
@@ -150,20 +175,17 @@ static nn_status draw(const char *folder, const plot_rows *rows, const quality *
   return status;
 }
 
-static bool same_task(const plot_row *a, const plot_row *b) {
-  return strcmp(a->task, b->task) == 0;
-}
-
 nn_status plot_quality(const char *folder, const plot_rows *rows) {
   bool any = false;
   for (int i = 0; i < rows->count; i++) {
     const plot_row *row = &rows->items[i];
-    if (!plot_rows_first(rows, i, same_task) || strcmp(row->measure, "needle") == 0)
+    if (!has_point(row) || !plot_rows_first(rows, i, same_task))
       continue;
     bool accuracy = strcmp(row->measure, "task") == 0;
-    quality q = {row->task, accuracy ? "accuracy" : "loss (nats per token)", accuracy};
-    if (!belongs(&q, row))
-      continue;
+    quality q = {
+        .task = row->task, .title = accuracy ? "accuracy" : "loss (nats per token)", .accuracy = accuracy};
+    for (int k = 0; k < rows->count; k++)
+      q.paired = q.paired || (belongs(&q, &rows->items[k]) && !isnan(rows->items[k].difference_ci95));
     any = true;
     NN_TRY(draw(folder, rows, &q));
   }

@@ -37,6 +37,7 @@ static nn_status read_row(const char *path, int index, const json_t *json, plot_
                     .length = number_of(json, "length"),
                     .loss = number_of(json, "loss"),
                     .loss_se = number_of(json, "loss_se"),
+                    .difference_ci95 = number_of(json_object_get(json, "difference"), "ci95"),
                     .accuracy = number_of(json, "accuracy"),
                     .accuracy_ci95 = number_of(json, "accuracy_ci95"),
                     .kv_fraction = number_of(json, "kv_fraction"),
@@ -53,21 +54,17 @@ static nn_status read_row(const char *path, int index, const json_t *json, plot_
   return read_role(path, index, text_of(json, "role"), &row->role);
 }
 
-// Post hoc policies are told apart by model only where there are several models under them.
-static bool several_models(const plot_rows *rows) {
-  const char *model = NULL;
-  for (int i = 0; i < rows->count; i++) {
-    if (rows->items[i].role != PLOT_POST_HOC)
-      continue;
-    if (model != NULL && strcmp(model, rows->items[i].model) != 0)
-      return true;
-    model = rows->items[i].model;
-  }
-  return false;
+// Post hoc policies name their model, unless it is that of most of them: the first one's.
+static const char *usual_model(const plot_rows *rows) {
+  for (int i = 0; i < rows->count; i++)
+    if (rows->items[i].role == PLOT_POST_HOC)
+      return rows->items[i].model;
+  return "";
 }
 
-static void name_row(plot_row *row, bool several) {
-  const char *on = several ? " on " : "", *model = several ? row->model : "";
+static void name_row(plot_row *row, const char *usual) {
+  bool other = strcmp(row->model, usual) != 0;
+  const char *on = other ? " on " : "", *model = other ? row->model : "";
   switch (row->role) {
   case PLOT_DENSE:
     snprintf(row->group, sizeof row->group, "%s", "dense");
@@ -108,9 +105,9 @@ nn_status plot_rows_read(const char *path, plot_rows *out) {
     return NN_FAIL(NN_ERR_MEMORY, "%s: out of memory for its rows", path);
   for (; out->count < (int)json_array_size(rows); out->count++)
     NN_TRY(read_row(path, out->count, json_array_get(rows, (size_t)out->count), &out->items[out->count]));
-  bool several = several_models(out);
+  const char *usual = usual_model(out);
   for (int i = 0; i < out->count; i++)
-    name_row(&out->items[i], several);
+    name_row(&out->items[i], usual);
   return NN_OK;
 }
 
@@ -123,7 +120,10 @@ void plot_rows_free(plot_rows *rows) {
 const json_t *plot_row_curve(const plot_row *row, const char *list) {
   const json_t *curve = json_object_get(row->json, "curve"), *found = json_object_get(curve, list);
   size_t count = json_array_size(json_object_get(curve, "position"));
-  return count > 0 && json_array_size(found) == count ? found : NULL;
+  bool any = false;
+  for (size_t i = 0; i < json_array_size(found); i++)
+    any = any || json_is_number(json_array_get(found, i));
+  return any && json_array_size(found) == count ? found : NULL;
 }
 
 bool plot_rows_first(const plot_rows *rows, int index, bool (*same)(const plot_row *a, const plot_row *b)) {

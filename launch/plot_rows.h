@@ -17,7 +17,8 @@ typedef struct {
   char label[96];   // what a key calls this row
   char group[96];   // what a key calls rows that differ in nothing but their size
   // NAN where it was not measured
-  double length, loss, loss_se, accuracy, accuracy_ci95, kv_fraction, kv_bytes, kv_share, step_ms;
+  double length, loss, loss_se, difference_ci95, accuracy, accuracy_ci95, kv_fraction, kv_bytes, kv_share,
+      step_ms;
 } plot_row;
 
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
 nn_status plot_rows_read(const char *path, plot_rows *out);
 void plot_rows_free(plot_rows *rows);
 
-// A list of numbers in the row's `curve` as long as the list `position`, else NULL.
+// A list in the row's `curve` as long as the list `position`, with numbers in it; else NULL.
 const json_t *plot_row_curve(const plot_row *row, const char *list);
 
 // Whether row `index` is the first of the rows for which `same` holds with it.

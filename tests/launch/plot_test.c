@@ -43,12 +43,18 @@ static json_t *text_rows(void) {
   json_t *rows = json_array(), *learned = text_row("nats", "nats", "learned", 0.03, 1.75);
   json_object_set_new(learned, "per_head", json_pack("[[f, f], [f, f]]", 0.01, 0.02, 0.03, 0.5));
   json_object_set_new(learned, "curve",
-                      json_pack("{s:[i, i], s:[f, f], s:[f, f], s:[f, f]}", "position", 31, 63, "live", 3.0,
-                                4.0, "kv_bytes", 1048576.0, 2097152.0, "step_ms", 1.0, 1.5));
+                      json_pack("{s:[i, i], s:[f, f], s:[f, f], s:[n, f]}", "position", 31, 63, "live", 3.0,
+                                4.0, "kv_bytes", 1048576.0, 2097152.0, "step_ms", 1.5));
   json_array_append_new(rows, text_row("dense", "dense", "dense", 1, 1.5));
   json_array_append_new(rows, learned);
   json_array_append_new(rows, text_row("nats-2", "nats", "learned", 0.01, 2));
+  json_object_set_new(json_array_get(rows, 0), "curve", // all of it within the warm-up
+                      json_pack("{s:[i], s:[n]}", "position", 3, "step_ms"));
   json_array_append_new(rows, text_row("trained", "window", "co-trained", 0.05, 2.25));
+  json_t *unreached = text_row("dense", "h2o", "post hoc", 0.01, 1);
+  json_object_del(unreached, "loss"); // a budget that no size reaches
+  json_object_del(unreached, "kv_fraction");
+  json_array_append_new(rows, unreached);
   for (int i = 1; i <= 3; i++) // one cache that fails
     json_array_append_new(rows, text_row("dense", "h2o", "post hoc", 0.25 / i, i < 3 ? 1.5 + 0.1 * i : 90));
   return rows;
@@ -111,12 +117,13 @@ Test(plot, draws_what_was_measured) {
   // Learned models are one line from the smallest cache on; a policy under one model needs no "on".
   expect_part("out/plots/loss.tsv", "# NAtS (learned)\n0.01\t2\t0.01\n0.03\t1.75\t0.01\n");
   expect_part("out/plots/loss.gp", "title 'h2o'");
+  expect_part("out/plots/loss.tsv", "# h2o\n0.0833333333\t90\t0.01\n0.125\t1.7\t0.01\n0.25\t1.6\t0.01\n");
   expect_part("out/plots/loss.gp", "title 'window (co-trained)'");
   expect_part("out/plots/loss.gp", "set label '1 point above this range'");
   expect_part("out/plots/accuracy-mqar.tsv", "0.1\t0.75\t0\n");
   expect_part("out/plots/heads.tsv", "0\t0\t0.01\n1\t0\t0.02\n0\t1\t0.03\n1\t1\t0.5\n");
   expect_part("out/plots/live.tsv", "# nats\n32\t3\n64\t4\n");
-  expect_part("out/plots/cost.tsv", "32\t1\n64\t1.5\n\n\n# nats\n32\t1\n64\t2\n");
+  expect_part("out/plots/cost.tsv", "32\tnan\n64\t1.5\n\n\n# nats\n32\t1\n64\t2\n");
   expect_part("out/plots/length.tsv", "# dense\n1024\t2\n2048\t2\n");
   expect_part("out/plots/needle.tsv", "0\t0\t0.25\n0\t1\tnan\n1\t0\t0.25\n");
 }

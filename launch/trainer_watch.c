@@ -41,8 +41,7 @@ nn_status launch_trainer_judge(launch_trainer *t) {
     warn_of_spike(t, median, loss);
   // What this rank did not spend waiting: for others, or for gradients.
   double waited = dist_waited_seconds(t->world) - t->waited_before;
-  double busy =
-      launch_seconds() - t->step_started - waited - dist_reducer_exposed_seconds(t->learner.reducer);
+  double busy = launch_seconds() - t->step_started - waited - t->learner.exposed;
   return launch_balance_start(&t->balance, t->world, busy);
 }
 

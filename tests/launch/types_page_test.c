@@ -33,6 +33,15 @@ static char *page_data(const char *file) {
   return data;
 }
 
+// The same as an object; free it with json_decref.
+static json_t *page_object(const char *file) {
+  char *data = page_data(file);
+  json_t *object = json_loads(data, JSON_REJECT_DUPLICATES, NULL);
+  cr_assert(json_is_object(object), "%s", data);
+  free(data);
+  return object;
+}
+
 // A line of the script: a page, the pairs that the model saw, and the text that a reader sees (JSON or null).
 static void put_page(FILE *script, const char *arguments, const char *shown) {
   char command[256];
@@ -150,7 +159,7 @@ Test(types_page, is_one_file_that_no_text_breaks) {
   cr_expect_eq(count(page, "http"), 1, "`http-equiv` of the policy, no address");
   cr_expect_eq(count(page, "src=") + count(page, "href="), 0);
   cr_expect_eq(count(page, "@STYLE@") + count(page, "@SCRIPT@") + count(page, "@DATA@"), 0);
-  json_t *data = json_loads(page_data("page.html"), JSON_REJECT_DUPLICATES, NULL);
+  json_t *data = page_object("page.html");
   cr_expect_eq(json_array_size(json_object_get(data, "tokens")), strlen(nasty));
   json_decref(data);
   free(page);
@@ -163,7 +172,7 @@ Test(types_page, shows_synthetic_tokens_by_number) {
   snprintf(config.data.sample, sizeof config.data.sample, "document");
   run_make("run", &config, 1, (double)NAN);
   json_decref(run_json(0, "eval run --types page.html --json"));
-  json_t *data = json_loads(page_data("page.html"), JSON_REJECT_DUPLICATES, NULL);
+  json_t *data = page_object("page.html");
   cr_assert_eq(json_array_size(json_object_get(data, "tokens")), 64);
   cr_expect(json_is_integer(json_array_get(json_object_get(data, "tokens"), 5)));
   json_decref(data);

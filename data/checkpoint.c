@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
-#include <time.h> // nanosleep
+#include <time.h> // nanosleep, clock_gettime
 
 #include "data/checkpoint_folder.h"
 #include "data/checkpoint_manifest.h"
@@ -42,6 +42,8 @@ struct data_checkpointer {
 
   int32_t failures;
   int64_t last_step;
+  double begun; // the save under way
+  data_checkpoint_times times;
 };
 
 void data_tensors_of(const nn_param_table *table, const char *prefix, float *arena, data_tensor *out) {
@@ -62,6 +64,12 @@ void data_tensors_of_shard(const nn_param_table *table, const char *prefix, cons
     out[i].shards = shards;
     out[i].offset = table->items[i].offset;
   }
+}
+
+static double monotonic_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
 // ---- creation
@@ -148,6 +156,10 @@ int64_t data_checkpointer_snapshot_bytes(const data_checkpointer *c) {
 
 int32_t data_checkpoint_failures(const data_checkpointer *c) {
   return c->failures;
+}
+
+data_checkpoint_times data_checkpointer_times(const data_checkpointer *c) {
+  return c->times;
 }
 
 int64_t data_checkpoint_last_step(const data_checkpointer *c) {
@@ -248,8 +260,11 @@ static nn_status begin(data_checkpointer *c, const data_checkpoint_info *info) {
   return NN_OK;
 }
 
-nn_status data_checkpoint_save(data_checkpointer *c, const data_checkpoint_info *info) {
-  NN_TRY(data_checkpoint_poll(c, true));
+static nn_status finish_earlier(data_checkpointer *c, bool wait);
+
+static nn_status save(data_checkpointer *c, const data_checkpoint_info *info) {
+  NN_TRY(finish_earlier(c, true));
+  c->begun = monotonic_seconds();
   nn_status status =
       data_snapshot_take(c->world, c->device, c->tensors, c->count, c->parts, (float *)c->snapshot);
   status = dist_agree(c->world, status == NN_OK ? begin(c, info) : status);
@@ -258,6 +273,13 @@ nn_status data_checkpoint_save(data_checkpointer *c, const data_checkpoint_info 
   c->under_way = true;
   data_writer_start(c->writer, c->files, c->file_count);
   return NN_OK;
+}
+
+nn_status data_checkpoint_save(data_checkpointer *c, const data_checkpoint_info *info) {
+  double started = monotonic_seconds();
+  nn_status status = save(c, info);
+  c->times.stall += monotonic_seconds() - started;
+  return status;
 }
 
 // ---- finishing
@@ -307,6 +329,11 @@ static nn_status finish(data_checkpointer *c) {
   if (status != NN_OK)
     return drop(c, status);
   c->last_step = c->step;
+  c->times.count++;
+  c->times.seconds += monotonic_seconds() - c->begun;
+  c->times.bytes = 0;
+  for (int32_t i = 0; dist_rank(c->world) == 0 && i < data_checkpoint_manifest_files(&c->manifest); i++)
+    c->times.bytes += c->manifest.files[i].bytes;
   if (dist_rank(c->world) == 0 &&
       data_checkpoint_retain(c->folder, c->step, c->keep, c->keep_best) != NN_OK) {
     nn_warn("an old checkpoint could not be removed: %s", nn_error_text());
@@ -316,7 +343,7 @@ static nn_status finish(data_checkpointer *c) {
   return NN_OK;
 }
 
-nn_status data_checkpoint_poll(data_checkpointer *c, bool wait) {
+static nn_status finish_earlier(data_checkpointer *c, bool wait) {
   const int64_t longest = 50 * 1000 * 1000; // ns between two looks
   for (int64_t pause = 200 * 1000; c->under_way;) {
     int32_t busy = !data_writer_done(c->writer);
@@ -329,4 +356,12 @@ nn_status data_checkpoint_poll(data_checkpointer *c, bool wait) {
     pause = 2 * pause < longest ? 2 * pause : longest;
   }
   return NN_OK;
+}
+
+nn_status data_checkpoint_poll(data_checkpointer *c, bool wait) {
+  double started = monotonic_seconds();
+  nn_status status = finish_earlier(c, wait);
+  if (!wait) // else training is over
+    c->times.stall += monotonic_seconds() - started;
+  return status;
 }

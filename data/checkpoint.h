@@ -67,6 +67,16 @@ nn_status data_checkpoint_save(data_checkpointer *checkpointer, const data_check
 // Finishes the save under way if all ranks are done (or waits for it): collective, at step boundaries.
 nn_status data_checkpoint_poll(data_checkpointer *checkpointer, bool wait);
 int32_t data_checkpoint_failures(const data_checkpointer *checkpointer);
+
+// What the checkpoints that this start completed took.
+typedef struct {
+  int32_t count;
+  int64_t bytes;  // of the last one, all files (rank 0)
+  double seconds; // from the snapshot to the name, training beside it; sum
+  double stall;   // in which training stood still; sum, of save and poll, but not of waiting for the last one
+} data_checkpoint_times;
+data_checkpoint_times data_checkpointer_times(const data_checkpointer *checkpointer);
+
 int64_t data_checkpoint_last_step(const data_checkpointer *checkpointer); // newest one completed, -1: none
 
 // What load gives back; free with data_checkpoint_loaded_free.

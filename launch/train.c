@@ -94,6 +94,11 @@ static void print_report(const launch_trainer *t, const train_report *report, nn
             t->config.train.skip_spikes > 0 ? "" : " with a non-finite gradient");
   if (!nothing)
     nn_info("  %-16s %.0f", "tokens_per_s", report->tokens_per_s);
+  data_checkpoint_times saved = data_checkpointer_times(t->checkpoints);
+  if (saved.count > 0)
+    nn_info("  %-16s %d of %s: each %.2f s beside training, %.3f s of which it stood still", "checkpoints",
+            saved.count, launch_bytes(saved.bytes, text), saved.seconds / saved.count,
+            saved.stall / saved.count);
   char waiting[96];
   launch_balance_describe(&t->balance, t->world, waiting, sizeof waiting);
   if (waiting[0] != '\0')
@@ -126,6 +131,13 @@ static void print_json(const launch_trainer *t, const train_report *report) {
     set_number(object, "val_accuracy", line->val_accuracy);
   set_number(object, "tokens_per_s", report->tokens_per_s);
   set_number(object, "seconds", t->seconds);
+  data_checkpoint_times saved = data_checkpointer_times(t->checkpoints);
+  json_object_set_new(object, "checkpoints", json_integer(saved.count));
+  if (saved.count > 0) {
+    json_object_set_new(object, "checkpoint_bytes", json_integer((json_int_t)saved.bytes));
+    set_number(object, "checkpoint_s", saved.seconds / saved.count);
+    set_number(object, "checkpoint_stall_s", saved.stall / saved.count);
+  }
   json_object_set_new(object, "memory_peak_bytes", json_integer((json_int_t)report->peak));
   json_object_set_new(object, "memory_planned_bytes",
                       json_integer((json_int_t)launch_memory_total(&t->memory)));

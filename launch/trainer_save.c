@@ -138,6 +138,7 @@ nn_status launch_trainer_resume(launch_trainer *t) {
   bool found = false;
   data_checkpoint_loaded loaded = {0};
   snprintf(folder, sizeof folder, "%s/checkpoints", t->config.run);
+  double started = launch_seconds();
   NN_TRY(data_checkpoint_find(t->world, folder, &found, &loaded));
   if (!found)
     return NN_OK;
@@ -145,7 +146,8 @@ nn_status launch_trainer_resume(launch_trainer *t) {
   if (status == NN_OK)
     status = launch_learner_refresh(&t->learner);
   if (status == NN_OK) {
-    nn_info("continuing at step %lld from %s", (long long)t->step, loaded.path);
+    nn_info("continuing at step %lld from %s (%.2f s to verify and read it)", (long long)t->step, loaded.path,
+            launch_seconds() - started);
     t->saved_step = t->step;
     if (dist_rank(t->world) == 0) // what to report where no step is left to make
       launch_metrics_read(t->config.run, t->step, &t->line);

@@ -90,5 +90,8 @@ nn_status dist_wait(dist_request *request);             // frees the request
 // one line can be printed by rank 0. Collective: call it wherever some ranks may fail and others not.
 nn_status dist_agree(dist_group *group, nn_status mine);
 
+// What moves the data: "Open MPI v4.1.4, NCCL 2.28.3".
+void dist_libraries(char *text, size_t size);
+
 // Ends all ranks now, with `exit_code`: for failures that the others cannot learn of in any other way.
 _Noreturn void dist_abort(dist_group *group, int exit_code);

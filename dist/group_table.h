@@ -66,6 +66,9 @@ nn_status dist_nccl_open(dist_group *world, nn_device *device, nn_dtype wire, di
 // An MPI launcher started this process; *ranks is how many it says it started, 0 where it does not say.
 bool dist_mpi_launched(int32_t *ranks);
 
+// "NCCL 2.28.3"; in a build with NCCL.
+void dist_nccl_version(char *text, size_t size);
+
 // Messages above this many bytes travel in several parts, since MPI counts with int. Tests lower it.
 extern int64_t dist_mpi_part_bytes;
 

@@ -2,8 +2,9 @@
 // give up on it at the deadline; messages longer than MPI's int counts travel as several, all posted at once
 // (posting the next part only when the last one is done would let ranks post in different orders).
 #include <mpi.h>    // MPI_*
+#include <stdio.h>  // snprintf
 #include <stdlib.h> // getenv, realloc
-#include <string.h> // memcpy
+#include <string.h> // memcpy, strcspn
 
 #include "dist/group_table.h"
 
@@ -445,4 +446,20 @@ nn_status dist_mpi_duplicate(dist_group *world, dist_group **out) {
   *out = NULL;
   return NN_FAIL(NN_ERR_COMM, "rank %d of %d: duplicating the MPI communicator failed", world->rank,
                  world->size);
+}
+
+// MPI answers this before it is started, too.
+void dist_libraries(char *text, size_t size) {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  version[strcspn(version, ",\n")] = '\0'; // "Open MPI v4.1.4, package: ..."
+  snprintf(text, size, "%s", version);
+#ifdef DIST_WITH_NCCL
+  size_t used = strlen(text);
+  if (used + 2 < size) {
+    memcpy(text + used, ", ", 3);
+    dist_nccl_version(text + used + 2, size - used - 2);
+  }
+#endif
 }

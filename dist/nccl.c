@@ -6,6 +6,7 @@
 // go on in the background while this file watches the group's deadline. A communicator that failed, or whose
 // deadline passed, is aborted: its kernels would otherwise spin on the GPU and keep the process from ending.
 #include <nccl.h>
+#include <stdio.h>  // snprintf
 #include <stdlib.h> // calloc
 #include <time.h>   // nanosleep
 
@@ -400,4 +401,10 @@ fail:
     nccl_give_up(group);
   dist_group_free(group);
   return status;
+}
+
+void dist_nccl_version(char *text, size_t size) {
+  int version = 0; // of the library that is loaded: 22803 is 2.28.3
+  (void)ncclGetVersion(&version);
+  snprintf(text, size, "NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
 }

@@ -3,6 +3,7 @@
 #include <dlfcn.h> // dlsym: openblas_get_corename is absent from other BLAS libraries
 #include <omp.h>   // omp_set_num_threads
 #include <sched.h> // sched_getaffinity
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h> // strcasecmp
@@ -34,12 +35,31 @@ static const char *better_core(const char *chosen) {
   return NULL;
 }
 
+// A function of OpenBLAS that tells something about it; NULL where another library is linked.
+typedef char *(*teller)(void);
+
+static teller find_teller(const char *name) {
+  teller function = NULL;
+  void *symbol = dlsym(RTLD_DEFAULT, name);
+  memcpy(&function, &symbol, sizeof symbol); // POSIX lets a symbol be read as a function
+  return function;
+}
+
+void launch_blas_describe(char *text, size_t size) {
+  teller config = find_teller("openblas_get_config"), corename = find_teller("openblas_get_corename");
+  char version[32] = "";
+  if (config != NULL)
+    sscanf(config(), "OpenBLAS %31s", version);
+  if (corename != NULL)
+    snprintf(text, size, "OpenBLAS %s%s%s kernels", version, version[0] != '\0' ? ", " : "", corename());
+  else
+    snprintf(text, size, "a BLAS");
+}
+
 void launch_blas_choose_core(char **argv) {
-  char *(*corename)(void) = NULL;
-  void *symbol = dlsym(RTLD_DEFAULT, "openblas_get_corename");
-  if (getenv("OPENBLAS_CORETYPE") != NULL || symbol == NULL)
+  teller corename = find_teller("openblas_get_corename");
+  if (getenv("OPENBLAS_CORETYPE") != NULL || corename == NULL)
     return;
-  memcpy(&corename, &symbol, sizeof symbol); // POSIX lets a symbol be read as a function
   const char *better = better_core(corename());
   if (better == NULL || setenv("OPENBLAS_CORETYPE", better, 1) != 0)
     return;

@@ -10,6 +10,7 @@
 
 typedef struct {
   const char *name;
+  bool stops; // a signal asks it to save and stop (dist/stop.h), from its first moment on
   nn_status (*run)(dist_group *world, int argc, char **argv);
   const char *summary; // one line for the overview
   const char *usage;   // printed by `natsformer NAME --help`

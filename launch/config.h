@@ -63,6 +63,8 @@ typedef struct {
     char recompute[12];  // none, attention, block
     double skip_spikes;  // losses above this times the running median are left out; 0: none
     int32_t max_skipped; // steps in a row with a non-finite gradient before the run fails
+    double time_limit;   // minutes after which a start saves and stops; 0: none
+    double stop_before;  // minutes before the end of the Slurm job to do so; 0: not
   } train;
 
   struct {

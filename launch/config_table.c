@@ -85,6 +85,8 @@ const launch_key launch_keys[] = {
   WORD(train.recompute, "none", "none|attention|block", MAY_CHANGE, "activations that backward computes again instead of keeping them: less memory, more work"),
   REAL(train.skip_spikes, "0", 0, 1e6, MAY_CHANGE, "steps are left out whose loss exceeds this times the median of the last 32; 0: none"),
   WHOLE(train.max_skipped, "10", 1, MANY, MAY_CHANGE, "steps in a row that are left out (non-finite gradient, loss spike) that end the run"),
+  REAL(train.time_limit, "0", 0, 1e9, MAY_CHANGE, "minutes after which this start saves and stops with exit code 75; 0: none"),
+  REAL(train.stop_before, "0", 0, 1e9, MAY_CHANGE, "minutes before the end of the Slurm job (SLURM_JOB_END_TIME) to save and stop with exit code 75; 0: not"),
 
   POSITIVE(optimizer.lr, "0.001", 1000, FIXED, "peak learning rate"),
   REAL(optimizer.lr_min, "0.0001", 0, 1000, FIXED, "learning rate at the end of the schedule"),

@@ -4,13 +4,14 @@
 #include <stdlib.h> // exit
 #include <string.h> // strcmp, strerror
 
+#include "dist/stop.h"
 #include "launch/blas_core.h"
 #include "launch/command.h"
 #include "nn/log.h"
 
 static const launch_command *const commands[] = {
-    &launch_data,   &launch_train, &launch_eval, &launch_compare,       &launch_generate,
-    &launch_verify, &launch_bench, &launch_plot_again,
+    &launch_data,     &launch_train,  &launch_eval,  &launch_compare,
+    &launch_generate, &launch_verify, &launch_bench, &launch_plot_again,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -71,7 +72,8 @@ int main(int argc, char **argv) {
 
   launch_blas_choose_core(argv); // may start this program anew
   dist_group *world = NULL;
-  nn_status status = dist_init(&argc, &argv, &world);
+  nn_status status = command != NULL && command->stops ? dist_stop_install() : NN_OK;
+  NN_KEEP(status, dist_init(&argc, &argv, &world));
   if (status == NN_OK)
     status = launch_set_threads(world, 0); // until a configuration says how many
   if (status != NN_OK) {

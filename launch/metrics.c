@@ -68,6 +68,7 @@ nn_status launch_metrics_open(launch_metrics *metrics, const char *run, int64_t 
   }
   char text[LAUNCH_METRICS_LINE];
   metrics->bytes = bytes_until(reader, step, text);
+  metrics->last = metrics->bytes - (int64_t)strlen(text);
   fclose(reader);
   if (ftruncate(file, metrics->bytes) != 0 || lseek(file, metrics->bytes, SEEK_SET) < 0) {
     nn_status status = NN_FAIL(NN_ERR_IO, "%s: cannot drop lines after step %lld: %s", metrics->path,
@@ -140,6 +141,7 @@ void launch_metrics_write(launch_metrics *metrics, const launch_metrics_line *li
   int length = launch_metrics_format(line, text);
   ssize_t written = pwrite(metrics->file, text, (size_t)length, metrics->bytes);
   if (written == length) {
+    metrics->last = metrics->bytes;
     metrics->bytes += length;
     metrics->failing = false;
     return;
@@ -150,4 +152,10 @@ void launch_metrics_write(launch_metrics *metrics, const launch_metrics_line *li
   metrics->failing = true;
   if (ftruncate(metrics->file, metrics->bytes) != 0) // half a line must not stay before the next one
     return;
+}
+
+// One short write over what is there: whoever is killed here leaves the old line or the new one.
+void launch_metrics_replace(launch_metrics *metrics, const launch_metrics_line *line) {
+  metrics->bytes = metrics->last;
+  launch_metrics_write(metrics, line);
 }

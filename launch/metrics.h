@@ -33,6 +33,7 @@ typedef struct {
   char path[1100];
   int file;      // -1: not open
   int64_t bytes; // of whole lines
+  int64_t last;  // where the last of them begins
   bool failing;  // the last write failed and somebody was told
 } launch_metrics;
 
@@ -43,6 +44,8 @@ void launch_metrics_close(launch_metrics *metrics);
 
 // A full disk costs lines, not the run: the first failure in a row is a warning.
 void launch_metrics_write(launch_metrics *metrics, const launch_metrics_line *line);
+// The same in the place of the last line, which must not be the longer one.
+void launch_metrics_replace(launch_metrics *metrics, const launch_metrics_line *line);
 
 // One line with its newline; returns its length.
 enum { LAUNCH_METRICS_LINE = 768 };

@@ -18,6 +18,8 @@ static void alone(launch_trainer *t, nn_status status) {
 
 static nn_status take_steps(launch_trainer *t) {
   bool stop = false;
+  NN_TRY(launch_trainer_make_up(t));
+  NN_TRY(dist_stop_agreed(t->world, &stop));
   while (t->step < t->config.train.steps && !stop) {
     NN_TRY(launch_trainer_rescue(t, launch_trainer_next_batch(t)));
     alone(t, launch_learner_begin(&t->learner, t->step, &t->counts)); // schedules, phases, scales
@@ -35,7 +37,7 @@ static nn_status take_steps(launch_trainer *t) {
     NN_TRY(dist_stop_agreed(t->world, &stop));
   }
   NN_TRY(launch_trainer_save_end(t));
-  return t->step < t->config.train.steps ? NN_STOPPED : NN_OK;
+  return t->step < t->config.train.steps || t->owes_evaluation ? NN_STOPPED : NN_OK;
 }
 
 // After a failure that all ranks know of, the checkpoint under way is still completed.
@@ -209,12 +211,13 @@ static nn_status run(dist_group *world, int argc, char **argv) {
 const launch_command launch_train = {
     .name = "train",
     .run = run,
+    .stops = true,
     .summary = "train a model, or go on with a run",
     .usage =
         "usage: natsformer train CONFIG.yaml [key.path=value ...] [--print-config] [--help-config] [--json]\n"
         "\n"
         "Trains on all ranks (mpirun -np N natsformer train ...). A run folder that holds a checkpoint is\n"
-        "continued. USR1 saves and stops (exit code 75).\n"
+        "continued. USR1 saves and stops (exit code 75); a second one ends the ranks at once.\n"
         "\n"
         "  key.path=value   overrides a key of the file, as in model.layers=4\n"
         "  --print-config   print the effective configuration and stop\n"

@@ -6,9 +6,10 @@
 #include <string.h>
 
 #include "data/files.h"
-#include "dist/stop.h"
 #include "launch/blas_core.h"
 #include "launch/device.h"
+#include "launch/hosts.h"
+#include "launch/time_limit.h"
 #include "nn/gpus.h"
 #include "nn/log.h"
 
@@ -21,16 +22,14 @@ static data_sample_kind sample_kind(const launch_config *config) {
 // A split that is missing or too short for one sample costs the evaluation, not the run.
 static nn_status open_validation(launch_trainer *t) {
   const launch_config *config = &t->config;
-  bool found = false;
-  NN_TRY(data_set_has_split_shared(t->world, config->data.path, "val", &found));
-  if (!found) {
+  if (!data_set_has_split(config->data.path, "val")) {
     nn_info("%s has no validation split: val_loss will not be reported", config->data.path);
     return NN_OK;
   }
-  NN_TRY(data_set_open_shared(t->world, config->data.path, "val", &t->val_data));
+  NN_TRY(data_set_open(config->data.path, "val", &t->val_data));
   // Shuffled by a seed that is no key: eval.samples of them speak for the whole split, the same in every run.
-  nn_status status = dist_agree(t->world, data_loader_create(t->val_data, sample_kind(config),
-                                                             config->train.length, 0, true, &t->val_loader));
+  nn_status status =
+      data_loader_create(t->val_data, sample_kind(config), config->train.length, 0, true, &t->val_loader);
   if (status == NN_ERR_INPUT) {
     nn_info("the validation split is not used: %s", nn_error_text());
     nn_error_clear();
@@ -42,12 +41,11 @@ static nn_status open_validation(launch_trainer *t) {
   return NN_OK;
 }
 
-// Agreed.
 static nn_status open_data(launch_trainer *t) {
   const launch_config *config = &t->config;
-  NN_TRY(data_set_open_shared(t->world, config->data.path, "train", &t->data));
-  NN_TRY(dist_agree(t->world, data_loader_create(t->data, sample_kind(config), config->train.length,
-                                                 (uint64_t)config->seed, true, &t->loader)));
+  NN_TRY(data_set_open(config->data.path, "train", &t->data));
+  NN_TRY(data_loader_create(t->data, sample_kind(config), config->train.length, (uint64_t)config->seed, true,
+                            &t->loader));
   return open_validation(t);
 }
 
@@ -151,7 +149,6 @@ static nn_status plan_with(launch_trainer *t, const nats_model_config *model, co
     launch_memory_add(table, "messages between ranks", TRANSPORT + (arena < 3 * bucket ? arena : 3 * bucket));
   launch_memory_add(table, "checkpoint snapshot", 3 * arena / writers);
   launch_memory_add(table, "program and libraries", launch_memory_resident());
-  nn_info("%d rank%s of %s", ranks, ranks > 1 ? "s" : "", nn_device_describe(t->device));
   return print_plan(t, params);
 }
 
@@ -228,11 +225,12 @@ static nn_status require_paths(const launch_config *config) {
 static nn_status open_trainer(launch_trainer *t) {
   nats_model_config model;
   NN_TRY(require_paths(&t->config));
-  NN_TRY(open_data(t));
+  NN_TRY(dist_agree(t->world, open_data(t)));
   NN_TRY(dist_agree(t->world, launch_config_model(&t->config, data_set_vocab(t->data), &model)));
   NN_TRY(launch_set_threads(t->world, t->config.threads));
   NN_TRY(launch_device_open(t->world, t->config.device, t->config.precision, true, &t->device));
   NN_TRY(launch_learner_check(&t->config, t->device));
+  NN_TRY(launch_hosts_print(t->world, t->device));
   NN_TRY(launch_trainer_claim(t));
   NN_TRY(dist_agree(t->world, plan_memory(t, &model)));
   NN_TRY(launch_learner_open(t->world, t->device, &t->config, &model, &t->learner));
@@ -252,7 +250,7 @@ nn_status launch_trainer_open(dist_group *world, const launch_config *config, la
       .config = *config, .world = world, .lock = -1, .saved_step = -1, .metrics = {.file = -1}};
   launch_trainer_enter(out, LAUNCH_SETUP);
   NN_TRY(dist_agree(world, launch_balance_open(world, &out->balance)));
-  NN_TRY(dist_agree(world, dist_stop_install()));
+  NN_TRY(launch_time_limit_set(world, config));
   return open_trainer(out);
 }
 

@@ -4,6 +4,7 @@
 //   trainer_step.c     the parts of a step
 //   trainer_eval.c     the validation split
 //   trainer_save.c     checkpoints, resuming, and whose folder it is
+//   time_limit.c       when to stop without a signal
 //   trainer_watch.c    phases and deadlines, slow ranks, steps to leave out, failures that must not cost steps
 //   train.c            the loop, the command and its report
 //
@@ -63,7 +64,8 @@ typedef struct {
   launch_batch_counts counts;
   launch_step_result result;
   bool left_out; // this step changes nothing: its gradient is not finite, or its loss a spike
-  launch_metrics_line line; // of a finished run that is started again, on rank 0: that of its last step
+  launch_metrics_line line; // after resuming, on rank 0: that of the last step of the start before
+  bool owes_evaluation;     // a stop cut short the one that was due after this step
 } launch_trainer;
 
 // Agreed. `config` has been checked.
@@ -77,8 +79,10 @@ nn_status launch_trainer_count(launch_trainer *trainer);      // after the updat
 void launch_trainer_record(launch_trainer *trainer);          // metrics and progress
 nn_status launch_trainer_check(launch_trainer *trainer);      // agreed; too many steps left out in a row
 
-// Agreed. Scores the validation split when that is due.
+// Agreed. Scores the validation split when that is due. A stop ends it between two batches; nothing of it is
+// kept then, and the next start makes up for it before its first step.
 nn_status launch_trainer_evaluate(launch_trainer *trainer);
+nn_status launch_trainer_make_up(launch_trainer *trainer);
 
 // Agreed. Begins a checkpoint when one is due, or `now`; finishes an earlier one that is written.
 nn_status launch_trainer_save(launch_trainer *trainer, bool now);

@@ -2,6 +2,7 @@
 
 #ifdef NN_WITH_CUDA
 #include <cuda_runtime_api.h>
+#include <stdio.h>  // snprintf
 #include <string.h> // memcpy
 
 #include "nn/cuda/stream.h"
@@ -20,6 +21,18 @@ nn_status nn_gpu_identify(int32_t gpu, nn_gpu_id *out) {
   _Static_assert(sizeof out->bytes == sizeof properties.uuid.bytes, "a GPU's UUID has 16 bytes");
   memcpy(out->bytes, properties.uuid.bytes, sizeof out->bytes);
   return NN_OK;
+}
+
+void nn_gpu_versions(char *text, size_t size) {
+#ifdef CUDART_VERSION
+  const int version = CUDART_VERSION;
+  int driver = 0; // stays 0 where there is none
+  (void)cudaDriverGetVersion(&driver);
+  snprintf(text, size, "CUDA %d.%d, driver for %d.%d", version / 1000, version % 1000 / 10, driver / 1000,
+           driver % 1000 / 10);
+#else
+  snprintf(text, size, "emulated CUDA");
+#endif
 }
 
 nn_status nn_device_memory(const nn_device *device, int64_t *available, int64_t *total) {
@@ -42,6 +55,11 @@ int32_t nn_gpu_count(void) {
 nn_status nn_gpu_identify(int32_t gpu, nn_gpu_id *out) {
   *out = (nn_gpu_id){{0}};
   return NN_FAIL(NN_ERR_UNSUPPORTED, "GPU %d: this program was built without CUDA", gpu);
+}
+
+void nn_gpu_versions(char *text, size_t size) {
+  if (size > 0)
+    text[0] = '\0';
 }
 
 nn_status nn_device_memory(const nn_device *device, int64_t *available, int64_t *total) {

@@ -15,5 +15,8 @@ typedef struct {
 } nn_gpu_id;
 nn_status nn_gpu_identify(int32_t gpu, nn_gpu_id *out);
 
+// "CUDA 13.0, driver for 13.1"; "" in a build without CUDA.
+void nn_gpu_versions(char *text, size_t size);
+
 // Bytes of the device's memory. Both 0 for a CPU.
 nn_status nn_device_memory(const nn_device *device, int64_t *available, int64_t *total);

@@ -4,6 +4,7 @@
 #include <signal.h> // raise
 #include <stdlib.h> // setenv
 #include <string.h> // strstr
+#include <unistd.h> // sleep
 
 #include "dist/group_table.h"
 #include "dist/reducer.h"
@@ -180,6 +181,35 @@ Test(self, term_asks_to_stop) {
 
 Test(self, interrupt_asks_to_stop) {
   stops_on(SIGINT);
+}
+
+// Breaks: a limit of time passes without the run saving and stopping, or stops it too early.
+Test(self, time_asks_to_stop) {
+  dist_stop_after(3600);
+  cr_assert_not(dist_stop_asked());
+  dist_stop_after(0);
+  cr_assert(dist_stop_asked());
+}
+
+// Breaks: the batch system signals rank and script, the script passes it on, and the second one of the two
+// ends the run before its checkpoint is written.
+Test(self, an_echo_changes_nothing) {
+  cr_assert_eq(dist_stop_install(), NN_OK);
+  raise(SIGUSR1);
+  raise(SIGTERM);
+  raise(SIGUSR1);
+  raise(SIGINT);
+  cr_assert(dist_stop_asked());
+}
+
+// Breaks: a run that hangs while it saves cannot be ended but by kill -9, or a job that was ended at once is
+// put back into the queue as if it had saved.
+Test(self, second_signal_ends_the_process, .signal = SIGUSR1) {
+  cr_assert_eq(dist_stop_install(), NN_OK);
+  raise(SIGTERM);
+  cr_assert(dist_stop_asked());
+  sleep(DIST_STOP_ECHO + 1);
+  raise(SIGUSR1);
 }
 
 // Breaks: Ctrl-C pressed twice cannot end a run that hangs.

@@ -11,7 +11,7 @@ natsformer_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 natsformer_packages=(gcc g++ cmake ninja-build pkg-config
   libopenmpi-dev openmpi-bin libhdf5-dev libopenblas-openmp-dev libyaml-dev libjansson-dev libxxhash-dev
   libzstd-dev libsentencepiece-dev libpcre2-dev gnuplot-nox)
-natsformer_test_packages=(libcriterion-dev python3-h5py duktape)
+natsformer_test_packages=(libcriterion-dev python3-h5py duktape slurmctld slurmd slurm-client)
 
 natsformer_say() {
   echo "natsformer: $*" >&2

@@ -7,11 +7,18 @@
 #
 # USR1, TERM or Ctrl-C once: every rank stops at the same step, saves, and the whole exits with 75.
 # (mpirun itself would answer TERM and Ctrl-C by killing the ranks within a second.) Ctrl-C twice: ends at once.
-# shellcheck source=launch/install.sh
-. "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+# shellcheck source=launch/cluster.sh
+. "$(dirname "${BASH_SOURCE[0]}")/cluster.sh"
+
+natsformer_root_allowed() {
+  if [ "$(id -u)" = 0 ] && [ -z "${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-}" ]; then
+    natsformer_say "running as root: setting OMPI_ALLOW_RUN_AS_ROOT and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM for mpirun"
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+}
 
 natsformer_ranks() {
-  local ranks=$1 cores threads pid status interrupted ctrl_c=USR1
+  local ranks=$1 cores threads
   shift
   # Open MPI counts whole cores unless told to count hardware threads, and refuses more ranks than that.
   local launcher=(mpirun -q -np "$ranks" --use-hwthread-cpus --bind-to none)
@@ -26,22 +33,8 @@ natsformer_ranks() {
   if [ $((ranks * threads)) -gt "$cores" ]; then
     natsformer_say "warning: more threads than cores: expect it to be slow"
   fi
-  if [ "$(id -u)" = 0 ] && [ -z "${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-}" ]; then
-    natsformer_say "running as root: setting OMPI_ALLOW_RUN_AS_ROOT and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM for mpirun"
-    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-  fi
-
-  # A process group of its own (set -m): the terminal's Ctrl-C must not reach mpirun.
-  set -m
-  OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads "${launcher[@]}" "$@" </dev/null &
-  pid=$!
-  set +m
-  trap 'interrupted=yes; kill -USR1 "$pid" 2>/dev/null' USR1 TERM
-  trap 'interrupted=yes; kill -"$ctrl_c" "$pid" 2>/dev/null; ctrl_c=INT' INT
-  # A signal that is trapped ends `wait` too: then wait again.
-  while interrupted=no; wait "$pid"; status=$?; [ "$interrupted" = yes ]; do :; done
-  trap - USR1 TERM INT
-  return "$status"
+  natsformer_root_allowed
+  natsformer_supervise env OMP_NUM_THREADS="$threads" OPENBLAS_NUM_THREADS="$threads" "${launcher[@]}" "$@"
 }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then

@@ -22,14 +22,16 @@ static data_sample_kind sample_kind(const launch_config *config) {
 // A split that is missing or too short for one sample costs the evaluation, not the run.
 static nn_status open_validation(launch_trainer *t) {
   const launch_config *config = &t->config;
-  if (!data_set_has_split(config->data.path, "val")) {
+  bool found = false;
+  NN_TRY(data_set_has_split_shared(t->world, config->data.path, "val", &found));
+  if (!found) {
     nn_info("%s has no validation split: val_loss will not be reported", config->data.path);
     return NN_OK;
   }
-  NN_TRY(data_set_open(config->data.path, "val", &t->val_data));
+  NN_TRY(data_set_open_shared(t->world, config->data.path, "val", &t->val_data));
   // Shuffled by a seed that is no key: eval.samples of them speak for the whole split, the same in every run.
-  nn_status status =
-      data_loader_create(t->val_data, sample_kind(config), config->train.length, 0, true, &t->val_loader);
+  nn_status status = dist_agree(t->world, data_loader_create(t->val_data, sample_kind(config),
+                                                             config->train.length, 0, true, &t->val_loader));
   if (status == NN_ERR_INPUT) {
     nn_info("the validation split is not used: %s", nn_error_text());
     nn_error_clear();
@@ -41,11 +43,12 @@ static nn_status open_validation(launch_trainer *t) {
   return NN_OK;
 }
 
+// Agreed.
 static nn_status open_data(launch_trainer *t) {
   const launch_config *config = &t->config;
-  NN_TRY(data_set_open(config->data.path, "train", &t->data));
-  NN_TRY(data_loader_create(t->data, sample_kind(config), config->train.length, (uint64_t)config->seed, true,
-                            &t->loader));
+  NN_TRY(data_set_open_shared(t->world, config->data.path, "train", &t->data));
+  NN_TRY(dist_agree(t->world, data_loader_create(t->data, sample_kind(config), config->train.length,
+                                                 (uint64_t)config->seed, true, &t->loader)));
   return open_validation(t);
 }
 
@@ -225,7 +228,7 @@ static nn_status require_paths(const launch_config *config) {
 static nn_status open_trainer(launch_trainer *t) {
   nats_model_config model;
   NN_TRY(require_paths(&t->config));
-  NN_TRY(dist_agree(t->world, open_data(t)));
+  NN_TRY(open_data(t));
   NN_TRY(dist_agree(t->world, launch_config_model(&t->config, data_set_vocab(t->data), &model)));
   NN_TRY(launch_set_threads(t->world, t->config.threads));
   NN_TRY(launch_device_open(t->world, t->config.device, t->config.precision, true, &t->device));

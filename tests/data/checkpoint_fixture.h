@@ -52,7 +52,7 @@ static inline void close_folder(void) {
 }
 
 static inline tensor_list make_tensors(void) {
-  tensor_list list;
+  tensor_list list = {0};
   for (int32_t i = 0; i < TENSORS; i++) {
     data_tensor *tensor = &list.items[i];
     snprintf(tensor->name, sizeof tensor->name, "%s", shapes[i].name);

@@ -134,12 +134,11 @@ static void print_json(const launch_trainer *t, const train_report *report) {
   set_number(object, "tokens_per_s", report->tokens_per_s);
   set_number(object, "seconds", t->seconds);
   data_checkpoint_times saved = data_checkpointer_times(t->checkpoints);
+  bool any = saved.count > 0;
   json_object_set_new(object, "checkpoints", json_integer(saved.count));
-  if (saved.count > 0) {
-    json_object_set_new(object, "checkpoint_bytes", json_integer((json_int_t)saved.bytes));
-    set_number(object, "checkpoint_s", saved.seconds / saved.count);
-    set_number(object, "checkpoint_stall_s", saved.stall / saved.count);
-  }
+  json_object_set_new(object, "checkpoint_bytes", any ? json_integer((json_int_t)saved.bytes) : json_null());
+  set_number(object, "checkpoint_s", saved.seconds / saved.count);
+  set_number(object, "checkpoint_stall_s", saved.stall / saved.count);
   json_object_set_new(object, "memory_peak_bytes", json_integer((json_int_t)report->peak));
   json_object_set_new(object, "memory_planned_bytes",
                       json_integer((json_int_t)launch_memory_total(&t->memory)));

@@ -223,13 +223,13 @@ damage)
 complete)
   train 1 --json
   expect_status 0
-  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"): [^,}]*/\1/g' >"$work/first"
+  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"|"checkpoint[a-z_]*"): [^,}]*/\1/g' >"$work/first"
   grep -q '"loss": .*"val_loss": .*"val_perplexity": ' "$work/first" || fail 'no results'
   train 1 --json
   expect_status 0
   expect_line '"tokens_per_s": null'
   # Whoever collects results by starting a job again gets them again.
-  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"): [^,}]*/\1/g' >"$work/again"
+  grep '^{' "$log" | sed -E 's/("tokens_per_s"|"memory_[a-z_]*"|"checkpoint[a-z_]*"): [^,}]*/\1/g' >"$work/again"
   results='"[a-z_]*":?'
   diff <(grep -oE "$results" "$work/first") <(grep -oE "$results" "$work/again") || fail 'other keys'
   for key in loss kv_fraction val_loss val_kv_fraction; do

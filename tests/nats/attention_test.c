@@ -380,8 +380,9 @@ static void agrees(const attention_case *c, const reference *r, int32_t batch) {
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
     // Scores in the hundreds are themselves rounded at 1e-5.
     const double float32 = s->gain > 10 ? 1e-3 : 1e-5;
-    // Among few entries the largest may be a small one, which bf16 rounds as if it were not.
-    const double bf16 = tensors[i].bf16 * (s->length < 32 ? 4 : 1);
+    // Among few entries, or where softmax picks one key, the largest entry of a gradient may be small beside
+    // what was rounded.
+    const double bf16 = tensors[i].bf16 * (s->length < 32 || s->gain > 10 ? 4 : 1);
     const double tolerance = test_tolerance(c->device, float32, fmax(bf16, float32));
     cr_expect_leq(tensors[i].error, tolerance, "%s, T %d: %s is off by %.2e (sequence %d)", s->name,
                   (int)s->length, tensors[i].name, tensors[i].error, batch);

@@ -32,7 +32,7 @@ natsformer_site() {
 # Only where something runs: not where jobs are submitted.
 natsformer_modules() {
   [ "${#site_modules[@]}" -gt 0 ] || return 0
-  command -v module >/dev/null || natsformer_fail 'site_modules: there is no command `module` here'
+  command -v module >/dev/null || natsformer_fail 'site_modules: there is no command module here'
   module load "${site_modules[@]}" || natsformer_fail "cannot load the modules ${site_modules[*]}"
 }
 
@@ -63,6 +63,7 @@ natsformer_mpirun() {
 natsformer_supervise() {
   local pid status seen ctrl_c=USR1 shield=(env --block-signal=TERM)
   "${shield[@]}" true 2>/dev/null || shield=()
+  # shellcheck disable=SC2034 # for the caller
   natsformer_signal=''
   # A process group of its own (set -m): the terminal's Ctrl-C must not reach mpirun.
   set -m

@@ -118,19 +118,24 @@ job_state() {
   scontrol show job "$job" 2>/dev/null | sed -nE 's/.*JobState=([A-Z_]+).*/\1/p' | sort -u | tr '\n' ' '
 }
 
+start_queued() {
+  local task
+  for task in $(squeue -h -r -j "$job" -t PENDING -o %i); do
+    scontrol update JobId="$task" StartTime=now 2>/dev/null
+  done
+}
+
 # wait_for_job STATE: until it has ended. What was requeued starts after two seconds instead of two minutes: sooner,
 # and slurmd takes it for the job that it has just been told to end ("Job credential revoked").
 wait_for_job() {
-  local state='' queued='' task
+  local state='' queued=''
   for _ in $(seq 600); do
     state=$(job_state)
     case $state in
     *PENDING*)
       queued=${queued:-$SECONDS}
       if [ $((SECONDS - queued)) -ge 3 ]; then
-        for task in $(squeue -h -r -j "$job" -t PENDING -o %i); do
-          scontrol update JobId="$task" StartTime=now 2>/dev/null
-        done
+        start_queued
         queued=''
       fi
       ;;

@@ -18,7 +18,7 @@ typedef struct {
   launch_eval_result sum;      // of all passes; per_head and sums alone
   launch_eval_sample *samples; // [samples], summed over passes
   launch_eval_trace trace;
-  double *accuracy, *exact; // [depths, seeds], needles alone
+  double *accuracy, *exact; // [passes]: of needles [depths, seeds]
   int32_t passes, pass_count;
   void (*progress)(void *context, double share);
   void *context;
@@ -69,8 +69,8 @@ static nn_status begin(measuring *m) {
   NN_TRY(read_head_use(m));
   m->sum.per_head = calloc(head_count(m) * 2, sizeof *m->sum.per_head);
   m->samples = calloc((size_t)row->shape.samples, sizeof *m->samples);
-  m->accuracy = calloc((size_t)cells + 1, sizeof *m->accuracy);
-  m->exact = calloc((size_t)cells + 1, sizeof *m->exact);
+  m->accuracy = calloc((size_t)m->pass_count, sizeof *m->accuracy);
+  m->exact = calloc((size_t)m->pass_count, sizeof *m->exact);
   if (m->sum.per_head == NULL || m->samples == NULL || m->accuracy == NULL || m->exact == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for the scores of %lld samples",
                    (long long)row->shape.samples);
@@ -135,9 +135,8 @@ static nn_status pass_over(measuring *m, int32_t depth, int32_t seed) {
                            .context = m};
   NN_GOTO(status, done, launch_eval_score(&task, &m->choice, row->choice, &result));
   add_result(m, &result);
-  int32_t cell = depth * m->c->plan.seeds_count + seed;
-  m->accuracy[cell] = result.sums.tokens.correct / result.sums.tokens.scored;
-  m->exact[cell] = share_of_exact(result.sample, row->shape.samples);
+  m->accuracy[m->passes] = result.sums.tokens.correct / result.sums.tokens.scored;
+  m->exact[m->passes] = share_of_exact(result.sample, row->shape.samples);
   m->passes++;
 done:
   launch_eval_result_free(&result);

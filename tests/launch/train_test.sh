@@ -137,7 +137,7 @@ kill_often | kill_few)
     fault=''
     [ $((RANDOM % 2)) -eq 0 ] || fault=checkpoint-slow:2
     NATSFORMER_FAULT=$fault begin 2 run="$work/run" "${settings[@]}"
-    until_step=$(($(steps "$work/run") + RANDOM % (2 * steps_apart)))
+    until_step=$(($(steps "$work/run") + 1 + RANDOM % (2 * steps_apart))) # not before there are ranks
     [ "$kills" -lt "$enough" ] || until_step=1000000
     while [ "$(steps "$work/run")" -lt "$until_step" ] && kill -0 "$started" 2>/dev/null; do
       sleep 0.02

@@ -165,7 +165,6 @@ static nn_status compare(comparison *c, const compare_options *o, int *lock) {
   c->folder = o->folder;
   c->open = -1;
   dist_set_deadline(c->world, 0); // ranks wait for each other as long as a row takes
-  NN_TRY(dist_stop_install());
   NN_TRY(load_plan(c, o));
   NN_TRY(launch_set_threads(c->world, c->plan.threads));
   c->threads = omp_get_max_threads();
@@ -202,6 +201,7 @@ static nn_status run(dist_group *world, int argc, char **argv) {
 const launch_command launch_compare = {
     .name = "compare",
     .run = run,
+    .stops = true,
     .summary = "compare KV cache policies on text, recall tasks and needles",
     .usage =
         "usage: natsformer compare PLAN.yaml --out DIR [key=value ...]\n"

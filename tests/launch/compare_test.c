@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "data/files.h"
+#include "launch/compare_plan.h"
 #include "launch/statistics.h"
 #include "tests/launch/run_fixture.h"
 
@@ -316,6 +317,27 @@ static void expect_refusal(const char *arguments, int code, const char *line) {
   cr_expect_eq(found, code, "%s: exit code %d\n%s", arguments, found, err);
   cr_expect_not_null(strstr(err, line), "%s: no '%s' in\n%s", arguments, line, err);
   free(err);
+}
+
+// Broken: a key that is not given counts as 0.
+Test(compare, defaults) {
+  static compare_plan plan;
+  write_text("plan.yaml", "{data: d, models: [{name: a, run: b}], tasks: [{name: t, data: d, models: [a]}]}");
+  cr_ok(compare_plan_read(run_path("plan.yaml"), NULL, 0, &plan));
+  cr_expect_str_empty(nn_error_text());
+  json_t *shown = compare_plan_json(&plan);
+  json_t *expected =
+      json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:s, s:s, s:i, s:[i, i, i], s:f,"
+                " s:[{s:s, s:s, s:s, s:s, s:b}], s:[],"
+                " s:[{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:[s]}]}",
+                "data", "d", "split", "val", "sample", "stream", "length", 0, "samples", 0, "batch", 8,
+                "prompt", 0, "page_tokens", 16, "device", "auto", "precision", "auto", "threads", 0, "seeds",
+                1, 2, 3, "tolerance", 0.01, "models", "name", "a", "run", "b", "checkpoint", "last",
+                "trained", "any", "text", 1, "policies", "tasks", "name", "t", "data", "d", "split", "val",
+                "sample", "document", "length", 0, "samples", 0, "prompt", 0, "models", "a");
+  cr_expect(json_equal(shown, expected), "%s", json_dumps(shown, 0));
+  json_decref(expected);
+  json_decref(shown);
 }
 
 // Broken: a mistyped plan is measured for hours as something else.

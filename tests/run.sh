@@ -42,10 +42,8 @@ natsformer_cuda=AUTO # compiled wherever nvcc is, GPU or not
 natsformer_build release ON
 tests_of release -LE long
 natsformer_cuda=
-for sanitizer in asan ubsan; do
-  natsformer_build "$sanitizer" ON unit_tests
-  tests_of "$sanitizer" -L unit -LE long
-done
+natsformer_build asan-ubsan ON unit_tests
+tests_of asan-ubsan -L unit -LE long
 natsformer_build emulated ON device_tests
 tests_of emulated -L device -LE long
 if [ "$long" = yes ]; then

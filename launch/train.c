@@ -203,6 +203,8 @@ static nn_status run(dist_group *world, int argc, char **argv) {
       print_json(&trainer, &report);
     status = reported == NN_OK ? status : reported;
   }
+  if (status == NN_ERR_COMM) // closing would wait, once more, for the rank that is missing
+    launch_fail_alone(world, status);
   launch_trainer_close(&trainer);
   return status;
 }

@@ -182,8 +182,8 @@ void launch_eval_write_heads(FILE *file, const launch_eval_scope *scope, const l
     for (int32_t layer = 0; layer < model->layers; layer++)
       for (int32_t head = 0; head < model->kv_heads; head++) {
         const double *pairs = rows[i].result.per_head + 2 * (layer * model->kv_heads + head);
-        fprintf(file, "%s,%d,%d,%.0f,%.0f,%.6f\n", rows[i].policy, layer, head, pairs[0], pairs[1],
-                ratio(pairs[0], pairs[1]));
+        fprintf(file, "\"%s\",%d,%d,%.0f,%.0f,%.6f\n", rows[i].policy, layer, head, pairs[0], pairs[1],
+                ratio(pairs[0], pairs[1])); // a policy has commas
       }
 }
 

@@ -180,7 +180,8 @@ Test(eval, the_report_adds_up) {
   int layer, head, rows = 0;
   FILE *heads = fopen(run_path("heads.csv"), "r");
   cr_assert_eq(fscanf(heads, "policy,layer,kv_head,visible,causal,kv_fraction\n"), 0);
-  for (; fscanf(heads, "nats,%d,%d,%lf,%lf,%lf\n", &layer, &head, &fields[0], &fields[1], &fields[2]) == 5;
+  for (;
+       fscanf(heads, "\"nats\",%d,%d,%lf,%lf,%lf\n", &layer, &head, &fields[0], &fields[1], &fields[2]) == 5;
        rows++) {
     cr_expect(layer == rows / 2 && head == rows % 2);
     cr_expect_float_eq(fields[2], fields[0] / fields[1], 1e-6);

@@ -5,7 +5,8 @@
 // slots to drop. At position i the cache asks `before`, appends token i, attends to all that is left, and
 // asks `after`. Lists are asked in any order and at the same time: a hook touches its list alone.
 //
-// Where a policy has a size in tokens, that is how many a list attends to at most, the newest included.
+// A parameter "size" is how many tokens a list attends to at most, "recent" how many of them are the last;
+// both count the newest. A window does not.
 #pragma once
 
 #include "nats/model.h"

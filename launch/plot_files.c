@@ -129,8 +129,8 @@ void plot_quoted(FILE *script, const char *text) {
   putc('\'', script);
 }
 
-// Sizes in pixels: the panels from the top, the axis, then the key.
-enum { WIDTH = 1050, PANEL = 560, KEY_LINE = 30, AXIS = 140, TOP = 45, BETWEEN = 40 };
+// Sizes in pixels: the panels from the top, the axis, then the key and what is free below it.
+enum { WIDTH = 1050, PANEL = 560, KEY_LINE = 30, AXIS = 140, TOP = 45, BETWEEN = 40, BOTTOM = 20 };
 
 void plot_key_add(plot_key *key, const char *label) {
   int letters = (int)strlen(label);
@@ -141,13 +141,13 @@ void plot_key_add(plot_key *key, const char *label) {
 nn_status plot_panels_open(const char *folder, const char *name, int panels, const plot_key *key,
                            const char *axis, plot_files *out) {
   int columns = key->longest <= 18 ? 3 : key->longest <= 34 ? 2 : 1; // what fits into the width
-  int key_lines = (key->labels + columns - 1) / columns, foot = AXIS + key_lines * KEY_LINE;
+  int key_lines = (key->labels + columns - 1) / columns, foot = AXIS + key_lines * KEY_LINE + BOTTOM;
   int panel = panels == 1 ? PANEL : PANEL * 3 / 4;
   int height = TOP + panels * panel + (panels - 1) * BETWEEN + foot;
   NN_TRY(plot_files_open(folder, name, WIDTH, height, out));
   fprintf(
       out->script,
-      "set multiplot\nset lmargin at screen 0.17\nset rmargin at screen 0.95\n"
+      "set multiplot\nset lmargin at screen 0.2\nset rmargin at screen 0.95\n"
       "panels = %d\npanel = %d / (1.0 * height)\nstep = %d / (1.0 * height)\ntop = 1 - %d / (1.0 * height)\n"
       "axis = '%s'\nkey_lines = %d\n",
       panels, panel, panel + BETWEEN, TOP, axis, key_lines);
@@ -159,7 +159,7 @@ void plot_panel(plot_files *plot, int nth, bool last) {
           "set tmargin at screen top - %d * step\nset bmargin at screen top - %d * step - panel\n", nth, nth);
   if (last)
     fprintf(plot->script, "set format x '%%g'\nset xlabel axis\n"
-                          "set key at screen 0.54,0.01 center bottom vertical maxrows key_lines\n");
+                          "set key at screen 0.55,0.02 center bottom vertical maxrows key_lines\n");
   else
     fprintf(plot->script, "set format x ''\nunset key\n");
 }

@@ -15,7 +15,7 @@ natsformer_site() {
   site_launcher=srun site_srun=() site_mpirun=()
   if [ -f "$file" ]; then
     # shellcheck source=launch/slurm/site.conf.example
-    . "$file" || natsformer_fail "$file: cannot be read"
+    . "$file" || natsformer_fail "$file: bash cannot read it, or its last command fails"
     natsformer_say "settings of $file"
   elif [ -n "${NATSFORMER_SITE:-}" ]; then
     natsformer_fail "NATSFORMER_SITE: there is no file $file"

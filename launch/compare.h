@@ -102,11 +102,11 @@ static inline int32_t compare_row_phase(const compare_row *row) {
 
 // ---- compare_size.c
 
-// Finds the largest value of the policy's size with which a cache takes at most `most` bytes a sequence.
-// `choice` comes with all other parameters. *possible is false, and `note` says why, where not even the least
-// size does. The model must be open.
-nn_status compare_find_size(comparison *c, const compare_shape *shape, int64_t most,
-                            nats_policy_choice *choice, bool *possible, char note[COMPARE_NOTE]);
+// Finds the value of the policy's size with which a cache comes closest, as a ratio, to row->bytes_wanted a
+// sequence; of those that take the same the largest, of two equally close the larger. `choice` comes with all
+// other parameters. row->possible is false, and row->note says why, where even the least size takes more than
+// the plan's tolerance above. The model must be open.
+nn_status compare_find_size(comparison *c, compare_row *row, nats_policy_choice *choice);
 // Bytes of a sequence that the dense policy allocates.
 int64_t compare_dense_bytes(const comparison *c, int32_t length);
 

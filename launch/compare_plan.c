@@ -412,7 +412,7 @@ static const plan_key plan_keys[] = {
     NESTED("policies", read_policies, policies_json),
     NESTED("budgets", read_budgets, budgets_json),
     NESTED("match", read_match, match_json),
-    REAL(compare_plan, tolerance, "0.01", 0, 1),
+    REAL(compare_plan, tolerance, "0.1", 0, 1),
     NESTED("tasks", read_tasks, tasks_json),
     NESTED("needle", read_needle, needle_json),
 };

@@ -72,7 +72,7 @@ typedef struct {
   int32_t seeds_count, budgets_count;
   int64_t seeds[COMPARE_SEEDS];
   double budgets[COMPARE_BUDGETS];
-  double tolerance; // share by which the bytes of a post-hoc policy may exceed those wanted
+  double tolerance; // share by which bytes may miss those wanted without a note
   compare_models match;
   int32_t models_count, policies_count, tasks_count;
   compare_model models[COMPARE_MODELS];

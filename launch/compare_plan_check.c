@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "launch/compare_choice.h"
 #include "launch/compare_plan.h"
 
 enum { KEY_PATH = 64 };
@@ -59,8 +60,13 @@ static nn_status check_policies(const char *file, compare_plan *plan) {
         return NN_FAIL(NN_ERR_USAGE, "%s: policies[%d]: '%s' is given twice", file, p,
                        plan->policies[p].policy);
   }
-  if (plan->policies_count > 0 && plan->budgets_count == 0 && plan->match.count == 0)
-    return NN_FAIL(NN_ERR_USAGE, "%s: policies: expected sizes for them: budgets or match", file);
+  for (int32_t p = 0; p < plan->policies_count && plan->budgets_count + plan->match.count == 0; p++) {
+    const char *text = plan->policies[p].policy;
+    const nats_policy *policy = compare_find_policy(text);
+    if (policy != NULL && !compare_has_size(policy, text)) // those that do not exist: once models are known
+      return NN_FAIL(NN_ERR_USAGE, "%s: policies[%d]: '%s' has no %s: expected budgets or match", file, p,
+                     text, policy->size);
+  }
   return NN_OK;
 }
 
@@ -99,7 +105,21 @@ static nn_status check_needle(const char *file, compare_plan *plan) {
   if (plan->seeds_count < 2)
     return NN_FAIL(NN_ERR_USAGE, "%s: seeds: a needle's interval needs at least 2 of them, found %d", file,
                    plan->seeds_count);
+  for (int32_t d = 0; d < needle->depths_count; d++)
+    for (int32_t other = 0; other < d; other++)
+      if (!(needle->depths[d] < needle->depths[other]) && !(needle->depths[d] > needle->depths[other]))
+        return NN_FAIL(NN_ERR_USAGE, "%s: needle.depths[%d]: %g is given twice", file, d, needle->depths[d]);
   return resolve(file, plan, "needle.models", &needle->models);
+}
+
+// A seed that stands twice would count twice, and intervals would be too narrow.
+static nn_status check_seeds(const char *file, const compare_plan *plan) {
+  for (int32_t s = 0; s < plan->seeds_count; s++)
+    for (int32_t other = 0; other < s; other++)
+      if (plan->seeds[s] == plan->seeds[other])
+        return NN_FAIL(NN_ERR_USAGE, "%s: seeds[%d]: %lld is given twice", file, s,
+                       (long long)plan->seeds[s]);
+  return NN_OK;
 }
 
 nn_status compare_plan_check(const char *file, compare_plan *plan) {
@@ -107,6 +127,7 @@ nn_status compare_plan_check(const char *file, compare_plan *plan) {
   NN_TRY(check_policies(file, plan));
   NN_TRY(check_tasks(file, plan));
   NN_TRY(check_needle(file, plan));
+  NN_TRY(check_seeds(file, plan));
   if (plan->data[0] == '\0' && plan->tasks_count == 0 && plan->needle.lengths_count == 0)
     return NN_FAIL(NN_ERR_USAGE, "%s: expected something to measure: data, tasks or needle", file);
   return NN_OK;

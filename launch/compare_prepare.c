@@ -112,45 +112,33 @@ static nn_status find_shape(comparison *c, compare_row *row) {
 
 // ---- sizes
 
-// What the model that a row is matched with takes: "kv_bytes" of its own row.
-static nn_status matched_bytes(const comparison *c, const compare_row *row, int64_t *bytes) {
-  int32_t model = c->plan.match.model[row->budget - c->plan.budgets_count];
+// A number of the row that a model has under its own policy on the same task.
+static nn_status own_bytes(const comparison *c, const compare_row *row, int32_t model, const char *name,
+                           double *bytes) {
   const compare_row *own = compare_row_own(c, row, model);
   json_t *object = own != NULL ? compare_row_read(c, own) : NULL;
-  const json_t *value = json_object_get(object, "kv_bytes");
+  const json_t *value = json_object_get(object, name);
   bool found = json_is_number(value);
-  *bytes = found ? (int64_t)json_number_value(value) : 0;
+  *bytes = found ? json_number_value(value) : 0;
   json_decref(object);
   return found ? NN_OK
-               : NN_FAIL(NN_ERR_INTERNAL, "%s: no bytes of %s", row->name, c->plan.models[model].name);
+               : NN_FAIL(NN_ERR_INTERNAL, "%s: no %s of %s", row->name, name, c->plan.models[model].name);
 }
 
-// With some size, so that it can be read: the search replaces it.
-static nn_status choose_unsized(const comparison *c, const compare_row *row, nats_policy_choice *choice) {
-  const char *text = compare_row_policy(c, row);
-  char sized[COMPARE_CHOICE];
-  const nats_policy *policy;
-  size_t length = strcspn(text, ":");
-  for (int32_t i = 0; (policy = nats_policy_at(i)) != NULL; i++)
-    if (strlen(policy->name) == length && memcmp(policy->name, text, length) == 0)
-      break;
-  if (policy == NULL)
-    return NN_FAIL(NN_ERR_INTERNAL, "%s: no such policy", text);
-  const nats_policy_parameter *size = &policy->parameters[compare_parameter_index(policy, policy->size)];
-  snprintf(sized, sizeof sized, "%s%c%s=%d", text, text[length] == ':' ? ',' : ':', size->name, size->least);
-  return nats_policy_choose(sized, &c->run.model, choice);
-}
-
+// Shares are of what the dense policy takes on these very samples, which may be shorter than `length`.
 static nn_status find_size(comparison *c, compare_row *row, nats_policy_choice *choice) {
   const compare_plan *plan = &c->plan;
-  NN_TRY(choose_unsized(c, row, choice));
-  if (row->budget < plan->budgets_count)
-    row->bytes_wanted =
-        (int64_t)(plan->budgets[row->budget] * (double)compare_dense_bytes(c, row->shape.length));
-  else
-    NN_TRY(matched_bytes(c, row, &row->bytes_wanted));
-  int64_t most = (int64_t)((1 + plan->tolerance) * (double)row->bytes_wanted);
-  return compare_find_size(c, &row->shape, most, choice, &row->possible, row->note);
+  int32_t match = row->budget - plan->budgets_count;
+  double bytes;
+  NN_TRY(compare_choose(compare_row_policy(c, row), &c->run.model, choice));
+  if (match < 0) {
+    NN_TRY(own_bytes(c, row, row->model, "kv_bytes_dense", &bytes));
+    row->bytes_wanted = (int64_t)(plan->budgets[row->budget] * bytes);
+  } else {
+    NN_TRY(own_bytes(c, row, plan->match.model[match], "kv_bytes", &bytes));
+    row->bytes_wanted = (int64_t)bytes;
+  }
+  return compare_find_size(c, row, choice);
 }
 
 static nn_status choose(comparison *c, compare_row *row) {
@@ -170,12 +158,14 @@ static nn_status choose(comparison *c, compare_row *row) {
 // All that a measurement depends on, in a hash.
 static nn_status find_key(const comparison *c, compare_row *row) {
   const compare_shape *shape = &row->shape;
-  char text[1024];
+  char text[1280];
+  const char *sample = row->measure == COMPARE_TASK ? c->plan.tasks[row->task].sample : c->plan.sample;
   uint64_t data;
   NN_TRY(compare_samples_hash(c, row, &data));
-  int used = snprintf(text, sizeof text, "1 %016llx %016llx %s %s %d %d %d %lld %d %s %s %d",
-                      (unsigned long long)c->models[row->model].hash, (unsigned long long)data, row->name,
-                      row->choice, shape->length, shape->prompt, shape->batch, (long long)shape->samples,
+  int used = snprintf(text, sizeof text, "2 %s %016llx %016llx %s %s %s %d %d %d %lld %lld %d %s %s %d",
+                      NATSFORMER_VERSION, (unsigned long long)c->models[row->model].hash,
+                      (unsigned long long)data, row->name, row->choice, sample, shape->length, shape->prompt,
+                      shape->batch, (long long)shape->samples, (long long)row->bytes_wanted,
                       c->plan.page_tokens, c->device, c->precision, row->possible);
   bool seeded = row->draws || row->measure == COMPARE_NEEDLE;
   for (int32_t s = 0; s < c->plan.seeds_count && seeded; s++)

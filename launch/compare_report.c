@@ -7,6 +7,7 @@
 #include "data/files.h"
 #include "data/manifest.h" // data_path_join
 #include "launch/compare.h"
+#include "launch/compare_choice.h"
 #include "launch/compare_plots.h"
 #include "launch/output_file.h"
 #include "launch/statistics.h"
@@ -26,7 +27,8 @@ const char *const compare_protocol[] = {
     "steps of live over seen tokens.",
     "bytes: what the cache has allocated for a sequence at its peak, with the rest of pages, page tables, "
     "positions and scores; share: of what the dense policy allocates at that length. Sizes of post-hoc "
-    "policies are the largest whose bytes exceed those wanted by no more than the plan's tolerance.",
+    "policies are those whose bytes come closest to the bytes wanted, above or below, as a ratio; of wanted: "
+    "that ratio, with a note where it is off by more than the plan's tolerance.",
     "live: tokens in the cache of a layer and kv head, mean over them. read: keys and values that a step "
     "attends to, of a sequence; scores and tables that a policy looks at are not counted.",
     "step: time of a decoding step of a whole batch until its result is on the host, median and 95th "
@@ -56,6 +58,7 @@ static const column columns[] = {
     {"budget.match", NULL, NULL, NULL},
     {"budget.bytes_wanted", "wanted KiB", "bytes", NULL},
     {"kv_bytes", "KiB at peak", "bytes", NULL},
+    {"budget.achieved", "of wanted", "%.3f", NULL},
     {"kv_share", "share", "%.4f", NULL},
     {"loss", "loss", "%.4f", "loss_se"},
     {"loss_se", NULL, NULL, NULL},
@@ -137,16 +140,33 @@ static const compare_row *reference_of(const comparison *c, const compare_row *r
   return NULL;
 }
 
+// What the cache took beside what it should: sizes come in pages, and heads are few.
+static void set_achieved(const comparison *c, const compare_row *row, json_t *object) {
+  const nats_policy *policy = compare_find_policy(row->choice);
+  const json_t *bytes = json_object_get(object, policy->prompt_only ? "kv_bytes_end" : "kv_bytes");
+  char note[2 * COMPARE_NOTE];
+  if (row->budget < 0 || bytes == NULL)
+    return;
+  double ratio = json_number_value(bytes) / (double)row->bytes_wanted;
+  json_object_set_new(json_object_get(object, "budget"), "achieved", json_real(ratio));
+  if (fabs(ratio - 1) <= c->plan.tolerance)
+    return;
+  snprintf(note, sizeof note, "%s%stakes %.2f of the bytes wanted", row->note,
+           row->note[0] != '\0' ? "; " : "", ratio);
+  json_object_set_new(object, "note", json_string(note));
+}
+
 static nn_status finished_row(const comparison *c, const compare_row *row, json_t **out) {
   const compare_row *reference = reference_of(c, row);
   *out = compare_row_read(c, row);
   if (*out == NULL)
     return NN_FAIL(NN_ERR_IO, "%s: its results are not in %s/rows", row->name, c->folder);
-  json_t *other = reference != NULL ? compare_row_read(c, reference) : NULL;
+  json_t *other = reference != NULL && reference != row ? compare_row_read(c, reference) : NULL;
   json_t *difference = other != NULL ? difference_json(*out, other) : NULL;
   if (difference != NULL)
     json_object_set_new(*out, "difference", difference);
   json_decref(other);
+  set_achieved(c, row, *out);
   json_object_del(*out, "sample_nll");
   json_object_del(*out, "sample_scored");
   return NN_OK;

@@ -5,6 +5,7 @@
 
 #include "data/manifest.h" // data_path_join
 #include "launch/compare.h"
+#include "launch/compare_choice.h"
 
 const char *compare_row_policy(const comparison *c, const compare_row *row) {
   return row->policy < 0 ? NULL : c->plan.policies[row->policy].policy;
@@ -103,15 +104,6 @@ static nn_status add(comparison *c, compare_row row) {
   return NN_OK;
 }
 
-static const nats_policy *find_policy(const char *text) {
-  size_t length = strcspn(text, ":");
-  const nats_policy *policy;
-  for (int32_t i = 0; (policy = nats_policy_at(i)) != NULL; i++)
-    if (strlen(policy->name) == length && memcmp(policy->name, text, length) == 0)
-      return policy;
-  return NULL;
-}
-
 static bool is_among(const compare_models *models, int32_t model) {
   for (int32_t i = 0; i < models->count; i++)
     if (models->model[i] == model)
@@ -128,24 +120,11 @@ static bool applies(const comparison *c, const compare_policy *policy, const nat
   return c->models[model].config.attention == wanted;
 }
 
-// Whether the plan gives the number that budgets would choose.
-static bool has_size(const nats_policy *policy, const char *text) {
-  char key[64];
-  const char *parameters = strchr(text, ':');
-  if (policy->size == NULL)
-    return true;
-  snprintf(key, sizeof key, "%s=", policy->size);
-  for (const char *at = parameters; at != NULL; at = strchr(at, ','))
-    if (strncmp(++at, key, strlen(key)) == 0)
-      return true;
-  return false;
-}
-
 static nn_status add_policy(comparison *c, compare_row row, const nats_policy *policy,
                             const compare_models *beside) {
   const compare_plan *plan = &c->plan;
   row.budget = -1;
-  if (has_size(policy, compare_row_policy(c, &row)))
+  if (compare_has_size(policy, compare_row_policy(c, &row)))
     return add(c, row);
   for (row.budget = 0; row.budget < plan->budgets_count + plan->match.count; row.budget++) {
     int32_t match = row.budget - plan->budgets_count;
@@ -153,6 +132,19 @@ static nn_status add_policy(comparison *c, compare_row row, const nats_policy *p
       NN_TRY(add(c, row));
   }
   return NN_OK;
+}
+
+// Before hours of measuring: whether the model can have this policy.
+static nn_status check_policy(const comparison *c, const compare_row *row, const nats_policy *policy) {
+  const char *text = compare_row_policy(c, row);
+  const nats_model_config *config = &c->models[row->model].config;
+  nats_policy_choice unused;
+  if (policy != NULL && policy->needs_head_use && config->attention != NATS_ATTENTION_NATS)
+    return NN_FAIL(NN_ERR_USAGE,
+                   "policies[%d]: '%s' ranks heads by their use of the cache: expected models "
+                   "with token types (attention: nats), found %s",
+                   row->policy, text, c->plan.models[row->model].name);
+  return compare_choose(text, config, &unused);
 }
 
 // One task with its models.
@@ -165,12 +157,11 @@ static nn_status add_task(comparison *c, compare_measure measure, int32_t task,
     NN_TRY(add(c, row));
     for (row.policy = 0; row.policy < plan->policies_count; row.policy++) {
       const compare_policy *policy = &plan->policies[row.policy];
-      const nats_policy *found = find_policy(policy->policy);
-      nats_policy_choice unused;
-      if (found == NULL) // says which there are
-        return nats_policy_choose(policy->policy, &c->models[row.model].config, &unused);
-      if (applies(c, policy, found, row.model))
-        NN_TRY(add_policy(c, row, found, models));
+      const nats_policy *found = compare_find_policy(policy->policy);
+      if (found != NULL && !applies(c, policy, found, row.model))
+        continue;
+      NN_TRY(check_policy(c, &row, found));
+      NN_TRY(add_policy(c, row, found, models));
     }
   }
   return NN_OK;

@@ -1,4 +1,4 @@
-// How large a policy may be to stay within a number of bytes.
+// How large a policy has to be to take a number of bytes.
 //
 // What a list of tokens takes is known (nats_decoder_list_bytes); how many tokens a list has under a policy
 // with a given size is that number and what the policy keeps besides (sinks, voters): a short decoding shows
@@ -17,7 +17,10 @@ typedef struct {
   const nn_device *device;
   int32_t page_tokens, length;
   int64_t lists;
-  int32_t beside; // tokens of a list that the size does not count; with a size in percent all of the others'
+  // Tokens of a list at the peak that the size does not count; with a size in percent all of the others'.
+  // `fuller` lists hold one more: where a token goes after its step, those of one layer at a time do.
+  int32_t beside;
+  int64_t fuller;
 } pricing;
 
 static int64_t list_bytes(const pricing *p, int64_t tokens) {
@@ -27,7 +30,8 @@ static int64_t list_bytes(const pricing *p, int64_t tokens) {
 
 static int64_t bytes_at(const pricing *p, int32_t size) {
   if (!p->policy->size_is_percent)
-    return p->lists * list_bytes(p, (int64_t)size + p->beside);
+    return p->fuller * list_bytes(p, (int64_t)size + p->beside + 1) +
+           (p->lists - p->fuller) * list_bytes(p, (int64_t)size + p->beside);
   int64_t whole = (size * p->lists + 99) / 100; // lists that keep everything
   return whole * list_bytes(p, p->length) + (p->lists - whole) * list_bytes(p, p->beside);
 }
@@ -107,22 +111,54 @@ static nn_status find_beside(comparison *c, const compare_shape *shape, nats_pol
   int64_t live = p->policy->prompt_only ? stats.live_tokens : stats.peak_live_tokens;
   int32_t tokens = (int32_t)((live + p->lists - 1) / p->lists);
   *bounded = tokens < few.length || few.length == shape->length;
-  p->beside = tokens - size;
+  p->beside = (int32_t)(live / p->lists) - size;
+  p->fuller = live % p->lists;
   return NN_OK;
 }
 
 // ---- the size
 
-// The index of the policy's size among its parameters.
-static int32_t size_index(const nats_policy *policy) {
-  return compare_parameter_index(policy, policy->size);
+// The largest size in low..high that takes at most `most` bytes; low where none does.
+static int32_t largest_within(const pricing *p, int32_t low, int32_t high, int64_t most) {
+  while (low < high) {
+    int32_t middle = low + (high - low + 1) / 2;
+    if (bytes_at(p, middle) <= most)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
 }
 
-nn_status compare_find_size(comparison *c, const compare_shape *shape, int64_t most,
-                            nats_policy_choice *choice, bool *possible, char note[COMPARE_NOTE]) {
+// Bytes come in steps of a page a list, so what is wanted may be far from any. Always staying below would
+// handicap the policies that the model is compared with, always going above would help them.
+static int32_t closest(const pricing *p, int32_t low, int32_t high, int64_t wanted) {
+  int32_t below = largest_within(p, low, high, wanted);
+  int64_t less = bytes_at(p, below);
+  if (less >= wanted || below == high) // the least may take more; others may take the same
+    return largest_within(p, below, high, less);
+  int32_t above = largest_within(p, below + 1, high, bytes_at(p, below + 1));
+  return (double)wanted / (double)less < (double)bytes_at(p, above) / (double)wanted ? below : above;
+}
+
+static void explain(const pricing *p, bool bounded, compare_row *row) {
+  const nats_policy *policy = p->policy;
+  if (!bounded)
+    snprintf(row->note, COMPARE_NOTE, "not measured: %s keeps everything%s", policy->name,
+             policy->prompt_only ? " where there is no longer prompt" : "");
+  else if (!row->possible)
+    snprintf(row->note, COMPARE_NOTE, "not measured: its least size takes %lld bytes",
+             (long long)bytes_at(p, policy->parameters[compare_parameter_index(policy, policy->size)].least));
+  else if (policy->prompt_only)
+    snprintf(row->note, COMPARE_NOTE,
+             "matched by the bytes at the last step: a prompt is held whole until its end");
+}
+
+nn_status compare_find_size(comparison *c, compare_row *row, nats_policy_choice *choice) {
   const nats_policy *policy = choice->policy;
-  int32_t at = size_index(policy);
-  const nats_policy_parameter *parameter = &policy->parameters[at];
+  const compare_shape *shape = &row->shape;
+  int32_t at = compare_parameter_index(policy, policy->size);
+  int32_t low = policy->parameters[at].least, high = policy->parameters[at].most;
   pricing p = {.policy = policy,
                .config = &c->run.model,
                .device = c->run.device,
@@ -132,28 +168,12 @@ nn_status compare_find_size(comparison *c, const compare_shape *shape, int64_t m
   bool bounded = !policy->prompt_only || shape->prompt > 0;
   if (bounded)
     NN_TRY(find_beside(c, shape, *choice, at, &p, &bounded));
-  *possible = bounded && bytes_at(&p, parameter->least) <= most;
-  if (!bounded)
-    snprintf(note, COMPARE_NOTE, "not measured: %s keeps everything%s", policy->name,
-             policy->prompt_only ? " where there is no longer prompt" : "");
-  else if (!*possible)
-    snprintf(note, COMPARE_NOTE, "not measured: its least size takes %lld bytes",
-             (long long)bytes_at(&p, parameter->least));
-  else if (policy->prompt_only)
-    snprintf(note, COMPARE_NOTE,
-             "matched by the bytes at the last step: a prompt is held whole until its end");
-  if (!*possible)
-    return NN_OK;
-  int32_t low = parameter->least, high = parameter->most > 0 ? parameter->most : INT32_MAX;
-  if (!policy->size_is_percent && high > shape->length)
+  double most = (1 + c->plan.tolerance) * (double)row->bytes_wanted;
+  row->possible = bounded && (double)bytes_at(&p, low) <= most;
+  explain(&p, bounded, row);
+  if (!policy->size_is_percent && (high == 0 || high > shape->length))
     high = shape->length > low ? shape->length : low;
-  while (low < high) { // bytes_at(low) <= most
-    int32_t middle = low + (high - low + 1) / 2;
-    if (bytes_at(&p, middle) <= most)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  choice->parameter[at] = low;
+  if (row->possible)
+    choice->parameter[at] = closest(&p, low, high, row->bytes_wanted);
   return NN_OK;
 }

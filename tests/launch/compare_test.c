@@ -65,15 +65,18 @@ static double inner(const json_t *row, const char *object, const char *name) {
 
 // ---- all policies
 
-// A page more in every list would exceed the bytes wanted: keys and values, and tables that may double.
+// Closer than half of what a page more in every list takes (keys and values, and tables that may double);
+// where one has to choose by heads, than a list.
 static void expect_matched(const json_t *row, bool by_heads) {
   const char *name = json_string_value(json_object_get(row, "name"));
   double wanted = inner(row, "budget", "bytes_wanted"), bytes = run_number(row, "kv_bytes");
-  double dense = run_number(row, "kv_bytes_dense");
   double page = PAGE * (2 * HEAD_SIZE * sizeof(float) + 2 * 9) + 8;
-  double step = by_heads ? dense / LISTS : LISTS * (page + 8 * PAGE * 9);
-  cr_expect(bytes <= 1.01 * wanted && bytes > wanted - step, "%s: %.0f bytes, %.0f wanted", name, bytes,
-            wanted);
+  double step = by_heads ? run_number(row, "kv_bytes_dense") / LISTS : LISTS * (page + 8 * PAGE * 9);
+  cr_expect(fabs(bytes - wanted) <= 0.6 * step, "%s: %.0f bytes, %.0f wanted", name, bytes, wanted);
+  cr_expect_float_eq(inner(row, "budget", "achieved"), bytes / wanted, 1e-6, "%s", name);
+  const char *note = json_string_value(json_object_get(row, "note"));
+  bool told = note != NULL && strstr(note, "of the bytes wanted") != NULL;
+  cr_expect_eq(told, fabs(bytes / wanted - 1) > 0.1, "%s: %.0f bytes, %.0f wanted", name, bytes, wanted);
 }
 
 static void expect_equal_loss(const json_t *results, const char *name, const char *other) {
@@ -129,14 +132,53 @@ Test(compare, every_policy) {
   json_decref(results);
 }
 
+// Broken: a rival has half of the bytes that the table says, because its size was rounded to whole pages, or
+// fewer tokens than fit into them.
+Test(compare, closest_size) {
+  static const struct {
+    const char *policy, *sized;
+  } rivals[] = {{"h2o", "h2o-size"}, {"tova", "tova-size"}, {"streaming", "streaming-recent"}};
+  static const char *const budgets[] = {"0.24", "0.4", "0.6", "0.9"};
+  make_models();
+  write_plan("plan.yaml", "data: data\n"
+                          "length: 64\n"
+                          "samples: 2\n"
+                          "policies: [h2o, tova, streaming,\n"
+                          "  'h2o:size=16', 'h2o:size=32', 'h2o:size=48', 'h2o:size=64',\n"
+                          "  'tova:size=16', 'tova:size=32', 'tova:size=48', 'tova:size=64',\n"
+                          "  'streaming:recent=12', 'streaming:recent=28', 'streaming:recent=44',\n"
+                          "  'streaming:recent=60']\n"
+                          "budgets: [0.24, 0.4, 0.6, 0.9]\n");
+  json_t *results = run_json(2, "compare plan.yaml --out out --json page_tokens=16");
+  for (int p = 0; p < 3; p++)
+    for (int b = 0; b < 4; b++) {
+      char name[64];
+      snprintf(name, sizeof name, "text+dense+%s+%s", rivals[p].policy, budgets[b]);
+      const json_t *found = find_row(results, name);
+      double wanted = inner(found, "budget", "bytes_wanted");
+      double off = fabs(log(run_number(found, "kv_bytes") / wanted));
+      for (int pages = 1; pages <= 4; pages++) {
+        snprintf(name, sizeof name, "text+dense+%s-%d", rivals[p].sized, 16 * pages - (p == 2 ? 4 : 0));
+        const json_t *row = find_row(results, name);
+        double other = fabs(log(run_number(row, "kv_bytes") / wanted));
+        cr_expect_leq(off, other + 1e-9, "%s+%s: %s is closer to the bytes wanted", rivals[p].policy,
+                      budgets[b], name);
+        if (pages < 4 && !(fabs(off - other) > 1e-9)) // and nothing is left free in a page
+          cr_expect_str_eq(json_string_value(json_object_get(found, "choice")),
+                           json_string_value(json_object_get(row, "choice")));
+      }
+    }
+  cr_expect_null(json_object_get(find_row(results, "text+dense"), "difference"));
+  json_decref(results);
+}
+
 // Broken: whether two rows differ is read off an interval that is too narrow, or off other samples.
 Test(compare, differences_are_of_the_same_samples) {
   make_models();
   write_plan("plan.yaml", "data: data\n"
                           "length: 32\n"
                           "samples: 4\n"
-                          "policies: ['window:window=3']\n"
-                          "budgets: [0.5]\n");
+                          "policies: ['window:window=3']\n");
   json_t *results = run_json(0, "compare plan.yaml --out out --json");
   const json_t *row = find_row(results, "text+dense+window-window-3");
   double nll[2][4] = {{0}}, difference[4];
@@ -193,7 +235,7 @@ Test(compare, prompts) {
   json_t *results = run_json(0, "compare plan.yaml --out out --json");
   const json_t *row = find_row(results, "text+dense+snapkv-observe-4+0.7");
   double wanted = inner(row, "budget", "bytes_wanted"), end = run_number(row, "kv_bytes_end");
-  cr_expect(end <= 1.01 * wanted && end > 0.8 * wanted, "%.0f bytes at the end, %.0f wanted", end, wanted);
+  cr_expect(end < 1.2 * wanted && end > 0.8 * wanted, "%.0f bytes at the end, %.0f wanted", end, wanted);
   cr_expect_eq(run_number(row, "scored"), 3 * (LENGTH - 40 + 1));
   json_decref(results);
   results = run_json(0, "compare plan.yaml --out out --json prompt=0");
@@ -332,9 +374,9 @@ Test(compare, defaults) {
                 " s:[{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:[s]}]}",
                 "data", "d", "split", "val", "sample", "stream", "length", 0, "samples", 0, "batch", 8,
                 "prompt", 0, "page_tokens", 16, "device", "auto", "precision", "auto", "threads", 0, "seeds",
-                1, 2, 3, "tolerance", 0.01, "models", "name", "a", "run", "b", "checkpoint", "last",
-                "trained", "any", "text", 1, "policies", "tasks", "name", "t", "data", "d", "split", "val",
-                "sample", "document", "length", 0, "samples", 0, "prompt", 0, "models", "a");
+                1, 2, 3, "tolerance", 0.1, "models", "name", "a", "run", "b", "checkpoint", "last", "trained",
+                "any", "text", 1, "policies", "tasks", "name", "t", "data", "d", "split", "val", "sample",
+                "document", "length", 0, "samples", 0, "prompt", 0, "models", "a");
   cr_expect(json_equal(shown, expected), "%s", json_dumps(shown, 0));
   json_decref(expected);
   json_decref(shown);
@@ -351,7 +393,12 @@ Test(compare, refusals) {
       {"needle: {lenghts: [1]}\n", "unknown key 'needle.lenghts'"},
       {"needle: {lengths: 64}\n", "needle.lengths: expected a list"},
       {"needle: {lengths: [64], models: [dense]}\n", "needle.depths: expected a list, found nothing"},
-      {"data: data\npolicies: [h2o]\n", "policies: expected sizes for them: budgets or match"},
+      {"needle: {lengths: [64], depths: [0.5, 1, 0.5], models: [dense]}\n",
+       "needle.depths[2]: 0.5 is given twice"},
+      {"data: data\npolicies: ['h2o:size=8', h2o]\n", "policies[1]: 'h2o' has no size: expected budgets or"},
+      {"data: data\npolicies: ['h2o:recnet=3']\nbudgets: [0.1]\n", "recnet"},
+      {"data: data\npolicies: [{policy: duo, models: [dense]}]\nbudgets: [0.5]\n",
+       "policies[0]: 'duo' ranks heads by their use of the cache"},
       {"data: data\npolicies: [h3o]\nbudgets: [0.1]\n", "policy 'h3o': expected one of"},
       {"data: data\nbudgets: [1.5]\n", "budgets[0]: expected a number above 0 to 1"},
       {"data: data\nmatch: [mats]\n", "match[0]: expected the name of a model of this plan, found 'mats'"},
@@ -370,6 +417,7 @@ Test(compare, refusals) {
   write_plan("plan.yaml", "data: data\n");
   expect_refusal("compare plan.yaml", 2, "--out is missing");
   expect_refusal("compare plan.yaml --out out lengths=3", 2, "command line: unknown key 'lengths'");
+  expect_refusal("compare plan.yaml --out out seeds=[1,2,1]", 2, "seeds[2]: 1 is given twice");
   expect_refusal("compare plan.yaml --out out samples=x", 2, "samples: expected a whole number");
   expect_refusal("compare plan.yaml --out out 'models=[{name: a, run: gone}]'", 1,
                  "gone: expected a run folder");

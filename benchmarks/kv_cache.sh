@@ -4,8 +4,8 @@
 #   [SIZE=tiny|small] [RANKS=2] [OUT=runs/kv_cache] [PROGRAM=build/release/natsformer] \
 #     bash benchmarks/kv_cache.sh [FILES...]
 # FILES: .txt, .jsonl or .jsonl.zst; without any the licence texts of this machine. tiny: does it all run? small:
-# models that have learned something. A larger comparison is a plan of your own
-# (docs/benchmarks.md). Stopped and started again, it goes on where it was.
+# models that have learned something. Samples are from all over the validation split. A larger comparison is a plan
+# of your own (docs/benchmarks.md). Stopped and started again, it goes on where it was.
 set -euo pipefail
 # shellcheck source=launch/ranks.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../launch/ranks.sh"

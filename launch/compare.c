@@ -60,6 +60,7 @@ static nn_status find_device(comparison *c) {
   nn_device *device = NULL;
   NN_TRY(launch_device_open(c->world, c->plan.device, c->plan.precision, false, &device));
   bool cpu = nn_device_get_kind(device) == NN_DEVICE_CPU;
+  snprintf(c->device_text, sizeof c->device_text, "%s", nn_device_describe(device));
   snprintf(c->device, sizeof c->device, "%s", cpu ? "cpu" : "cuda");
   nn_device_close(device);
   return dist_group_alone(c->world, &c->alone);
@@ -68,6 +69,7 @@ static nn_status find_device(comparison *c) {
 static nn_status look(comparison *c) {
   NN_TRY(dist_agree(c->world, dist_rank(c->world) == 0 ? compare_look(c) : NN_OK));
   NN_TRY(dist_broadcast(c->world, c->models, (int64_t)sizeof c->models, 0));
+  NN_TRY(dist_broadcast(c->world, c->device_text, (int64_t)sizeof c->device_text, 0)); // rank 0's for all
   return dist_broadcast(c->world, c->precision, (int64_t)sizeof c->precision, 0);
 }
 

@@ -29,7 +29,7 @@ typedef enum { COMPARE_TEXT, COMPARE_TASK, COMPARE_NEEDLE } compare_measure;
 // How a row is measured.
 typedef struct {
   int32_t length, prompt, batch;
-  int64_t samples;
+  int64_t samples, available; // of those that the split has
 } compare_shape;
 
 enum { COMPARE_ROW_NAME = 224, COMPARE_CHOICE = 160, COMPARE_NOTE = 160, COMPARE_KEY = 17 };
@@ -120,6 +120,7 @@ typedef struct {
 nn_status compare_samples_open(const comparison *c, const compare_row *row, int32_t depth, int64_t seed,
                                compare_samples *out);
 void compare_samples_close(compare_samples *samples);
+const char *compare_samples_kind(const comparison *c, const compare_row *row); // "stream", "document"
 // A hash of all that the samples of a row are made of.
 nn_status compare_samples_hash(const comparison *c, const compare_row *row, uint64_t *hash);
 // Writes the needles' data sets that are not there yet, each rank some. Collective.

@@ -21,11 +21,13 @@ static nn_status needle_folder(const comparison *c, int32_t length, int32_t dept
   return data_path_join(path, COMPARE_PATH + 300, c->folder, name);
 }
 
+// Shuffled as in training's validation, by a seed that is no key: the first ones speak for the whole split,
+// and are the same for every row.
 static nn_status open_samples(const char *folder, const char *split, const char *sample, int32_t length,
                               compare_samples *out) {
   bool documents = strcmp(sample, "document") == 0;
   NN_TRY(data_set_open(folder, split, &out->set));
-  return data_loader_create(out->set, documents ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM, length, 0, false,
+  return data_loader_create(out->set, documents ? DATA_SAMPLE_DOCUMENT : DATA_SAMPLE_STREAM, length, 0, true,
                             &out->loader);
 }
 
@@ -35,17 +37,19 @@ nn_status compare_samples_open(const comparison *c, const compare_row *row, int3
   int32_t length = row->shape.length;
   char path[COMPARE_PATH + 300];
   *out = (compare_samples){0};
-  switch (row->measure) {
-  case COMPARE_TEXT:
-    return open_samples(plan->data, plan->split, plan->sample, length, out);
-  case COMPARE_TASK: {
-    const compare_task *task = &plan->tasks[row->task];
-    return open_samples(task->data, task->split, task->sample, length, out);
-  }
-  default:
-    NN_TRY(needle_folder(c, length, depth, seed, path));
-    return open_samples(path, needle_split, "document", length, out);
-  }
+  const char *kind = compare_samples_kind(c, row);
+  if (row->measure == COMPARE_TEXT)
+    return open_samples(plan->data, plan->split, kind, length, out);
+  if (row->measure == COMPARE_TASK)
+    return open_samples(plan->tasks[row->task].data, plan->tasks[row->task].split, kind, length, out);
+  NN_TRY(needle_folder(c, length, depth, seed, path));
+  return open_samples(path, needle_split, kind, length, out);
+}
+
+const char *compare_samples_kind(const comparison *c, const compare_row *row) {
+  return row->measure == COMPARE_TEXT   ? c->plan.sample
+         : row->measure == COMPARE_TASK ? c->plan.tasks[row->task].sample
+                                        : "document";
 }
 
 void compare_samples_close(compare_samples *samples) {

@@ -183,9 +183,14 @@ static json_t *row_description(const comparison *c, const compare_row *row) {
   }
   if (row->note[0] != '\0')
     json_object_set_new(object, "note", json_string(row->note));
-  json_object_update_new(object, json_pack("{s:i, s:i, s:I, s:i, s:i}", "length", shape->length, "prompt",
-                                           shape->prompt, "samples", (json_int_t)shape->samples, "batch",
-                                           shape->batch, "page_tokens", c->plan.page_tokens));
+  json_object_update_new(object,
+                         json_pack("{s:i, s:i, s:I, s:I, s:s, s:i, s:i}", "length", shape->length, "prompt",
+                                   shape->prompt, "samples", (json_int_t)shape->samples, "samples_available",
+                                   (json_int_t)shape->available, "sample", compare_samples_kind(c, row),
+                                   "batch", shape->batch, "page_tokens", c->plan.page_tokens));
+  json_object_set_new(object, "measured_by",
+                      json_pack("{s:s, s:s, s:i, s:i}", "program", NATSFORMER_VERSION, "device",
+                                c->device_text, "ranks", dist_size(c->world), "threads", c->threads));
   return object;
 }
 

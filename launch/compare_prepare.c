@@ -60,7 +60,6 @@ static nn_status look_at_model(comparison *c, int32_t model) {
 nn_status compare_look(comparison *c) {
   for (int32_t m = 0; m < c->plan.models_count; m++)
     NN_TRY(look_at_model(c, m));
-  snprintf(c->device_text, sizeof c->device_text, "%s", nn_device_describe(c->run.device));
   snprintf(c->precision, sizeof c->precision, "%s",
            nn_device_act_size(c->run.device) == 2 ? "bf16" : "float32");
   return NN_OK;
@@ -102,6 +101,7 @@ static nn_status find_shape(comparison *c, compare_row *row) {
   int64_t all = status == NN_OK ? data_loader_samples(samples.loader) : 0;
   compare_samples_close(&samples);
   NN_TRY(status);
+  shape->available = all;
   shape->samples = shape->samples > 0 && shape->samples < all ? shape->samples : all;
   shape->batch = plan->batch < shape->samples ? plan->batch : (int32_t)shape->samples;
   if (shape->prompt >= shape->length)
@@ -159,14 +159,13 @@ static nn_status choose(comparison *c, compare_row *row) {
 static nn_status find_key(const comparison *c, compare_row *row) {
   const compare_shape *shape = &row->shape;
   char text[1280];
-  const char *sample = row->measure == COMPARE_TASK ? c->plan.tasks[row->task].sample : c->plan.sample;
   uint64_t data;
   NN_TRY(compare_samples_hash(c, row, &data));
-  int used = snprintf(text, sizeof text, "2 %s %016llx %016llx %s %s %s %d %d %d %lld %lld %d %s %s %d",
-                      NATSFORMER_VERSION, (unsigned long long)c->models[row->model].hash,
-                      (unsigned long long)data, row->name, row->choice, sample, shape->length, shape->prompt,
-                      shape->batch, (long long)shape->samples, (long long)row->bytes_wanted,
-                      c->plan.page_tokens, c->device, c->precision, row->possible);
+  int used = snprintf(
+      text, sizeof text, "2 %s %016llx %016llx %s %s %s %d %d %d %lld %lld %d %s %s %d", NATSFORMER_VERSION,
+      (unsigned long long)c->models[row->model].hash, (unsigned long long)data, row->name, row->choice,
+      compare_samples_kind(c, row), shape->length, shape->prompt, shape->batch, (long long)shape->samples,
+      (long long)row->bytes_wanted, c->plan.page_tokens, c->device, c->precision, row->possible);
   bool seeded = row->draws || row->measure == COMPARE_NEEDLE;
   for (int32_t s = 0; s < c->plan.seeds_count && seeded; s++)
     used += snprintf(text + used, sizeof text - (size_t)used, " %lld", (long long)c->plan.seeds[s]);
@@ -174,7 +173,7 @@ static nn_status find_key(const comparison *c, compare_row *row) {
   return NN_OK;
 }
 
-// A file with another key is of another plan or another checkpoint: it goes, so that what is there is right.
+// A file with another key is of another plan, checkpoint or version: it goes, so that what is there is right.
 static nn_status find_done(const comparison *c, compare_row *row) {
   char path[COMPARE_PATH + 300];
   json_t *object = compare_row_read(c, row);

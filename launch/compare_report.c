@@ -15,7 +15,8 @@
 
 const char *const compare_protocol[] = {
     "Every row decodes the same samples token by token with a cache that really evicts; the next token is "
-    "given, not sampled.",
+    "given, not sampled. Samples are drawn from the whole split by a permutation that nothing in the plan "
+    "changes.",
     "loss: nats per scored token; perplexity exp(loss); bits per byte of source text. +-: standard error "
     "over samples. Predictions inside of a prompt are not scored.",
     "against dense: mean of this row's loss minus that of the dense model under its own policy, sample by "
@@ -36,7 +37,8 @@ const char *const compare_protocol[] = {
     "share the machine. prefill: a prompt, at once; policies that no parallel pass can stand for (h2o, tova "
     "and others) take it token by token.",
     "Policies that draw random numbers are measured with every seed. Intervals of tasks are over samples, "
-    "those of needles over seeds; both use Student t.",
+    "those of needles over seeds; both use Student t. Where all samples agree it is 0, which is not "
+    "certainty.",
     NULL,
 };
 
@@ -251,6 +253,25 @@ static void print_csv(FILE *file, const json_t *results) {
 
 // ---- Markdown
 
+// Rows of an earlier command stay, and times are of where they were taken.
+static void print_measured_elsewhere(FILE *file, const comparison *c, const json_t *results) {
+  size_t r, others = 0;
+  const json_t *row;
+  json_array_foreach(json_object_get(results, "rows"), r, row) {
+    const json_t *by = json_object_get(row, "measured_by");
+    const char *device = json_string_value(json_object_get(by, "device"));
+    others += device == NULL || strcmp(device, c->device_text) != 0 ||
+              json_integer_value(json_object_get(by, "ranks")) != dist_size(c->world) ||
+              json_integer_value(json_object_get(by, "threads")) != c->threads;
+  }
+  if (others > 0)
+    fprintf(
+        file,
+        "- %zu rows were measured by an earlier command, on another device or with other ranks or threads: "
+        "do not compare their times (measured_by in results.json).\n",
+        others);
+}
+
 static void format_number(char *text, size_t space, const char *format, double value) {
   if (strcmp(format, "bytes") == 0)
     snprintf(text, space, "%.1f", value / 1024);
@@ -353,6 +374,7 @@ static void print_markdown(FILE *file, const comparison *c, const json_t *result
   fputs(".\n\n", file);
   for (int i = 0; compare_protocol[i] != NULL; i++)
     fprintf(file, "- %s\n", compare_protocol[i]);
+  print_measured_elsewhere(file, c, results);
   json_array_foreach(rows, r, row) {
     const char *task = json_string_value(json_object_get(row, "task"));
     if (strcmp(task, last) == 0)
@@ -360,8 +382,10 @@ static void print_markdown(FILE *file, const comparison *c, const json_t *result
     last = task;
     print_table(file, rows, task);
     print_needles(file, rows, task);
-    fprintf(file, "\n%lld samples of %lld tokens, batch %lld, pages of %lld tokens.\n",
+    fprintf(file, "\n%lld of %lld samples (%s), %lld tokens each, batch %lld, pages of %lld tokens.\n",
             (long long)json_integer_value(json_object_get(row, "samples")),
+            (long long)json_integer_value(json_object_get(row, "samples_available")),
+            json_string_value(json_object_get(row, "sample")),
             (long long)json_integer_value(json_object_get(row, "length")),
             (long long)json_integer_value(json_object_get(row, "batch")),
             (long long)json_integer_value(json_object_get(row, "page_tokens")));

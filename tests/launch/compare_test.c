@@ -388,6 +388,14 @@ Test(compare, goes_on) {
   json_decref(run_json(2, "compare plan.yaml --out stopped --json"));
   shell("[ -n \"$(find stopped/rows -name text+nats.json -mmin -30)\" ] &&"
         " [ -z \"$(find stopped/rows -name text+window.json -mmin -30)\" ]");
+
+  // other samples, which no name of a row tells
+  shell("touch -d '1 hour ago' stopped/rows/*.json");
+  json_t *documents = run_json(2, "compare plan.yaml --out stopped --json sample=document");
+  shell("[ -z \"$(find stopped/rows -name '*.json' -mmin +30)\" ]");
+  cr_expect_str_eq(json_string_value(json_object_get(find_row(documents, "text+dense"), "sample")),
+                   "document");
+  json_decref(documents);
   json_decref(straight);
 }
 

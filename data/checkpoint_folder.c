@@ -7,11 +7,13 @@
 #include <stdio.h> // snprintf, renameat2
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h> // access
 
 #include "data/checkpoint_manifest.h"
 #include "data/files.h"
 
 #define PARTIAL ".partial"
+#define ASIDE   ".aside" // complete; another of the same step is about to take its name
 
 static nn_status join(const char *folder, int64_t step, const char *suffix, char path[DATA_CHECKPOINT_PATH]) {
   int length = snprintf(path, DATA_CHECKPOINT_PATH, "%s/step-%09lld%s", folder, (long long)step, suffix);
@@ -37,9 +39,9 @@ static int64_t step_of_name(const char *name) {
   return strcmp(name, exact) == 0 ? step : -1;
 }
 
-static bool is_partial(const char *name) {
-  size_t length = strlen(name), suffix = strlen(PARTIAL);
-  return strncmp(name, "step-", 5) == 0 && length > suffix && strcmp(name + length - suffix, PARTIAL) == 0;
+static bool has_suffix(const char *name, const char *suffix) {
+  size_t length = strlen(name), ends = strlen(suffix);
+  return strncmp(name, "step-", 5) == 0 && length > ends && strcmp(name + length - ends, suffix) == 0;
 }
 
 static int newest_first(const void *a, const void *b) {
@@ -107,6 +109,16 @@ int32_t data_checkpoint_best(const data_checkpoint_entry *entries, int32_t count
   return best;
 }
 
+// The run died while it replaced a checkpoint: the old one gets its name back, unless the new one has it.
+static nn_status take_back(const char *aside) {
+  char final[PATH_MAX];
+  snprintf(final, sizeof final, "%.*s", (int)(strlen(aside) - strlen(ASIDE)), aside);
+  if (access(final, F_OK) == 0)
+    return data_folder_remove(aside);
+  return rename(aside, final) == 0 ? NN_OK
+                                   : NN_FAIL(NN_ERR_IO, "%s: cannot rename: %s", aside, strerror(errno));
+}
+
 nn_status data_checkpoint_sweep(const char *folder) {
   DIR *directory = opendir(folder);
   if (directory == NULL)
@@ -114,10 +126,11 @@ nn_status data_checkpoint_sweep(const char *folder) {
   nn_status status = NN_OK;
   for (struct dirent *item; (item = readdir(directory)) != NULL;) {
     char path[PATH_MAX];
-    if (!is_partial(item->d_name))
-      continue;
     snprintf(path, sizeof path, "%s/%s", folder, item->d_name);
-    NN_KEEP(status, data_folder_remove(path));
+    if (has_suffix(item->d_name, PARTIAL))
+      NN_KEEP(status, data_folder_remove(path));
+    else if (has_suffix(item->d_name, ASIDE))
+      NN_KEEP(status, take_back(path));
   }
   closedir(directory);
   return status;
@@ -133,6 +146,25 @@ static nn_status discard(const char *folder, int64_t step) {
   return data_folder_remove(partial);
 }
 
+// Where names cannot be exchanged: at every moment there is a complete one, which data_checkpoint_sweep
+// finds.
+nn_status data_checkpoint_replace(const char *folder, int64_t step) {
+  char partial[DATA_CHECKPOINT_PATH], final[DATA_CHECKPOINT_PATH], aside[DATA_CHECKPOINT_PATH];
+  NN_TRY(data_checkpoint_partial_path(folder, step, partial));
+  NN_TRY(data_checkpoint_path(folder, step, final));
+  NN_TRY(join(folder, step, ASIDE, aside));
+  NN_TRY(data_folder_remove(aside));
+  if (rename(final, aside) != 0)
+    return NN_FAIL(NN_ERR_IO, "%s: cannot rename: %s", final, strerror(errno));
+  if (rename(partial, final) != 0) {
+    nn_status status = NN_FAIL(NN_ERR_IO, "%s: cannot rename: %s", partial, strerror(errno));
+    (void)!rename(aside, final);
+    return status;
+  }
+  NN_TRY(data_folder_sync(folder));
+  return data_folder_remove(aside);
+}
+
 nn_status data_checkpoint_publish(const char *folder, int64_t step) {
   char partial[DATA_CHECKPOINT_PATH], final[DATA_CHECKPOINT_PATH];
   NN_TRY(data_checkpoint_partial_path(folder, step, partial));
@@ -142,16 +174,12 @@ nn_status data_checkpoint_publish(const char *folder, int64_t step) {
     return data_folder_sync(folder);
   if (errno != ENOTEMPTY && errno != EEXIST)
     return NN_FAIL(NN_ERR_IO, "%s: cannot rename: %s", partial, strerror(errno));
-  // There is one of this step. Exchanging the names leaves no moment without either; where the file system
-  // cannot, the old one goes first.
+  // There is one of this step. Exchanging the names leaves no moment without either.
   if (renameat2(AT_FDCWD, partial, AT_FDCWD, final, RENAME_EXCHANGE) == 0) {
     NN_TRY(data_folder_sync(folder));
     return data_folder_remove(partial);
   }
-  NN_TRY(data_folder_remove(final));
-  if (rename(partial, final) != 0)
-    return NN_FAIL(NN_ERR_IO, "%s: cannot rename: %s", partial, strerror(errno));
-  return data_folder_sync(folder);
+  return data_checkpoint_replace(folder, step);
 }
 
 nn_status data_checkpoint_retain(const char *folder, int64_t step, int32_t keep, bool keep_best) {

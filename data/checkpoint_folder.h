@@ -23,11 +23,14 @@ nn_status data_checkpoint_list(const char *folder, bool losses, data_checkpoint_
 // The entry with the lowest loss (the newer one of two), -1 where no loss is known.
 int32_t data_checkpoint_best(const data_checkpoint_entry *entries, int32_t count);
 
-// Removes what killed runs left half-written.
+// Removes what killed runs left half-written, and gives a checkpoint that one was replacing its name back.
 nn_status data_checkpoint_sweep(const char *folder);
 
 // Gives the finished partial folder of `step` its final name, durably; one that had the name is removed.
 nn_status data_checkpoint_publish(const char *folder, int64_t step);
+
+// The same where there is one of the name and the file system cannot exchange names.
+nn_status data_checkpoint_replace(const char *folder, int64_t step);
 
 // Removes checkpoints of earlier steps than `step` until the `keep` newest up to it are left, and the best.
 // Later ones do not count and stay: they are what a run that resumed from before them could not read.

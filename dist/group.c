@@ -426,7 +426,8 @@ static void describe_failure(const dist_group *group, nn_status mine, failure *o
 }
 
 nn_status dist_agree(dist_group *group, nn_status mine) {
-  if (group->size == 1)
+  if (group->size == 1 ||
+      mine == NN_ERR_COMM) // what failed in another group hangs here too: end all, at once
     return mine;
   int32_t lowest = rank_of_failure(group, mine);
   NN_TRY(dist_allreduce(group, &lowest, 1, DIST_I32, DIST_MIN));

@@ -114,7 +114,8 @@ static void read_notes(dist_watch *w, double now) {
       w->last[n->rank] = *n;
       w->heard[n->rank] = now;
     }
-    if (n->doing == LATE && !w->late) {
+    // A collective before the one that this rank waits in has ended: its note was only slow.
+    if (n->doing == LATE && !w->late && n->collective >= w->number) {
       w->late = true;
       w->late_since = now;
     }

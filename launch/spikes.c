@@ -30,3 +30,7 @@ bool launch_spikes_judge(launch_spikes *spikes, double factor, double loss) {
   spikes->recent[spikes->count++] = loss;
   return spike;
 }
+
+void launch_spikes_start_anew(launch_spikes *spikes, double loss) {
+  *spikes = (launch_spikes){.recent = {loss}, .count = 1};
+}

@@ -20,3 +20,6 @@ double launch_spikes_median(const launch_spikes *spikes); // NaN where there are
 // Whether `loss` exceeds `factor` times the median of the losses before it, which it then joins: a loss that
 // stays high is the new normal after half a window. One that is not finite is neither judged nor kept.
 bool launch_spikes_judge(launch_spikes *spikes, double factor, double loss);
+
+// What was usual counts no longer: `loss` is the first that does.
+void launch_spikes_start_anew(launch_spikes *spikes, double loss);

@@ -24,11 +24,16 @@ void launch_trainer_enter(launch_trainer *t, launch_phase phase) {
 
 // ---- between the agreement and the update ----
 
-static void warn_of_spike(const launch_trainer *t, double median, double loss) {
+static void warn_of_spike(const launch_trainer *t, double median, double loss, bool accepted) {
   if (dist_rank(t->world) == 0)
-    nn_warn("step %lld: the loss of %.4f is %.2f times the median of the last steps: left out "
-            "(train.skip_spikes)",
-            (long long)t->step + 1, loss, loss / median);
+    nn_warn("step %lld: the loss of %.4f is %.2f times the median of the last steps: %s",
+            (long long)t->step + 1, loss, loss / median,
+            accepted ? "it stays high and is accepted (train.max_skipped)" : "left out (train.skip_spikes)");
+}
+
+// A loss that stays high is no spike: before train.max_skipped ends the run, it is the new normal.
+static bool stays_high(const launch_trainer *t) {
+  return t->skipped_in_a_row > 0 && t->skipped_in_a_row >= t->config.train.max_skipped - 1;
 }
 
 // All ranks know the same losses, and so agree.
@@ -36,9 +41,12 @@ nn_status launch_trainer_judge(launch_trainer *t) {
   const nn_sums *sums = &t->result.sums;
   double loss = sums->nll / sums->scored, median = launch_spikes_median(&t->spikes);
   bool spike = launch_spikes_judge(&t->spikes, t->config.train.skip_spikes, loss);
-  t->left_out = !t->result.finite || spike;
+  bool accepted = spike && t->result.finite && stays_high(t);
+  t->left_out = !t->result.finite || (spike && !accepted);
   if (spike && t->result.finite)
-    warn_of_spike(t, median, loss);
+    warn_of_spike(t, median, loss, accepted);
+  if (accepted)
+    launch_spikes_start_anew(&t->spikes, loss);
   // What this rank did not spend waiting: for others, or for gradients.
   double waited = dist_waited_seconds(t->world) - t->waited_before;
   double busy = launch_seconds() - t->step_started - waited - t->learner.exposed;

@@ -2,7 +2,9 @@
 #   natsformer_site                    reads the settings of this cluster, if there are any, and loads its modules
 #   natsformer_program                 prints where the program is
 #   natsformer_mpirun THREADS          sets the array `launcher` to mpirun with the site's options
-#   natsformer_supervise COMMAND...    runs it and passes signals on; the last one is in $natsformer_signal
+#   natsformer_watch                   from here on signals are remembered
+#   natsformer_supervise COMMAND...    runs it and passes signals on; the last one is in $natsformer_signal, and the
+#                                      steps that this start made in $natsformer_steps ('': not known)
 # shellcheck shell=bash
 # shellcheck source=launch/install.sh
 . "$(dirname "${BASH_SOURCE[0]}")/install.sh"
@@ -20,6 +22,11 @@ natsformer_site() {
   elif [ -n "${NATSFORMER_SITE:-}" ]; then
     natsformer_fail "NATSFORMER_SITE: there is no file $file"
   fi
+  # '' is an empty list, too.
+  [ -n "${site_sbatch[*]}" ] || site_sbatch=()
+  [ -n "${site_modules[*]}" ] || site_modules=()
+  [ -n "${site_srun[*]}" ] || site_srun=()
+  [ -n "${site_mpirun[*]}" ] || site_mpirun=()
   case $site_launcher in srun | mpirun) ;; *)
     natsformer_fail "site_launcher: expected srun or mpirun, found '$site_launcher'" ;;
   esac
@@ -57,24 +64,71 @@ natsformer_mpirun() {
   fi
 }
 
-# USR1 and TERM become USR1: every rank stops at the same step, saves, and the whole exits with 75. So does Ctrl-C;
-# pressed again it ends them at once. mpirun would answer TERM by killing its ranks a second later, and batch systems
-# send it to all processes of a script: so mpirun does not get to see it, where `env` is new enough.
-natsformer_supervise() {
-  local pid status seen ctrl_c=USR1 shield=(env --block-signal=TERM)
+# What asks to stop is remembered from here on: nothing may end a script before the ranks can save.
+natsformer_watch() {
+  natsformer_signal='' natsformer_asked_at='' natsformer_pid='' natsformer_heeded='' natsformer_seen=no
+  trap 'natsformer_asked USR1' USR1
+  trap 'natsformer_asked TERM' TERM
+  trap 'natsformer_asked INT' INT
+}
+
+# Ctrl-C pressed again ends the ranks at once, also before they heed USR1.
+natsformer_asked() {
+  local signal=USR1
+  natsformer_seen=yes
+  natsformer_asked_at=${natsformer_asked_at:-$SECONDS}
+  if [ "$1$natsformer_signal" = INTINT ]; then signal=INT; fi
+  natsformer_signal=$1
+  if [ -n "$natsformer_heeded" ] || [ $signal = INT ]; then
+    [ -z "$natsformer_pid" ] || kill -$signal "$natsformer_pid" 2>/dev/null
+  fi
+}
+
+# Until all ranks have their handlers, USR1 would end mpirun or a rank, or be lost: it is kept until then. The
+# program says when (launch/started.h); of one that does not, or that does it on another machine, a minute is enough.
+natsformer_wait_started() {
+  local from=$SECONDS
+  while [ ! -e "$NATSFORMER_STARTED" ] && [ $((SECONDS - from)) -lt 60 ]; do
+    kill -0 "$natsformer_pid" 2>/dev/null || return 0
+    sleep 0.05
+  done
+  natsformer_heeded=yes # from here on natsformer_asked passes signals on
+  [ -z "$natsformer_signal" ] || kill -USR1 "$natsformer_pid" 2>/dev/null
+}
+
+# mpirun would answer TERM by killing its ranks a second later, and batch systems send it to all processes of a
+# script: so mpirun does not get to see it, where `env` is new enough.
+natsformer_attend() {
+  local status shield=(env --block-signal=TERM)
   "${shield[@]}" true 2>/dev/null || shield=()
-  # shellcheck disable=SC2034 # for the caller
-  natsformer_signal=''
   # A process group of its own (set -m): the terminal's Ctrl-C must not reach mpirun.
   set -m
   "${shield[@]}" "$@" </dev/null &
-  pid=$!
+  natsformer_pid=$!
   set +m
-  trap 'seen=yes; natsformer_signal=USR1; kill -USR1 "$pid" 2>/dev/null' USR1
-  trap 'seen=yes; natsformer_signal=TERM; kill -USR1 "$pid" 2>/dev/null' TERM
-  trap 'seen=yes; natsformer_signal=INT; kill -"$ctrl_c" "$pid" 2>/dev/null; ctrl_c=INT' INT
+  natsformer_wait_started
   # A signal that is trapped ends `wait` too: then wait again.
-  while seen=no; wait "$pid"; status=$?; [ "$seen" = yes ]; do :; done
+  while natsformer_seen=no; wait "$natsformer_pid"; status=$?; [ "$natsformer_seen" = yes ]; do :; done
+  # Killed before it heeded signals: it has trained nothing.
+  if [ -n "$natsformer_signal" ] && [ -z "$natsformer_heeded" ] && [ "$status" -gt 128 ]; then status=75; fi
+  return "$status"
+}
+
+# After natsformer_watch. USR1 and TERM become USR1: every rank stops at the same step, saves, and the whole exits with
+# 75; so it does, without a start, when it was asked before. So does Ctrl-C; pressed again it ends them at once.
+natsformer_supervise() {
+  local folder status=75
+  natsformer_steps=0
+  if [ -n "$natsformer_signal" ]; then
+    natsformer_say "asked to stop ($natsformer_signal) before the start: not starting"
+  else
+    folder=$(mktemp -d) || natsformer_fail 'there is no room for a temporary folder'
+    NATSFORMER_STARTED=$folder/started natsformer_attend "$@"
+    status=$?
+    # shellcheck disable=SC2034 # for the caller
+    natsformer_steps=$(cat "$folder/started" 2>/dev/null)
+    rm -rf "$folder"
+  fi
   trap - USR1 TERM INT
   return "$status"
 }

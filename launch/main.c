@@ -7,6 +7,7 @@
 #include "dist/stop.h"
 #include "launch/blas_core.h"
 #include "launch/command.h"
+#include "launch/started.h"
 #include "nn/log.h"
 
 static const launch_command *const commands[] = {
@@ -80,6 +81,7 @@ int main(int argc, char **argv) {
     nn_error_report();
     return nn_exit_code(status);
   }
+  launch_started(world);
   if (command == NULL)
     status = NN_FAIL(NN_ERR_USAGE, "unknown command '%s'; `natsformer --help` lists them", argv[1]);
   else

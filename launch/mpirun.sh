@@ -14,6 +14,7 @@ set -uo pipefail
 
 natsformer_hosts() {
   local hostfile=$1 launcher=() name
+  natsformer_watch
   natsformer_site
   natsformer_modules
   [ -z "${OMP_NUM_THREADS:-}" ] || export OPENBLAS_NUM_THREADS=$OMP_NUM_THREADS
@@ -24,6 +25,7 @@ natsformer_hosts() {
   for name in PATH LD_LIBRARY_PATH OMP_NUM_THREADS OPENBLAS_NUM_THREADS NCCL_SOCKET_IFNAME; do
     [ -z "${!name:-}" ] || launcher+=(-x "$name")
   done
+  launcher+=(-x NATSFORMER_STARTED)
   natsformer_supervise "${launcher[@]}" "${@:2}"
 }
 

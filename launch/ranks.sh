@@ -19,6 +19,7 @@ natsformer_root_allowed() {
 
 natsformer_ranks() {
   local ranks=$1 cores threads
+  natsformer_watch
   shift
   # Open MPI counts whole cores unless told to count hardware threads, and refuses more ranks than that.
   local launcher=(mpirun -q -np "$ranks" --use-hwthread-cpus --bind-to none)

@@ -7,6 +7,7 @@
 #include "dist/stop.h"
 #include "launch/command.h"
 #include "launch/options.h"
+#include "launch/started.h"
 #include "launch/trainer.h"
 #include "nn/log.h"
 
@@ -196,6 +197,7 @@ static nn_status run(dist_group *world, int argc, char **argv) {
   if (status == NN_OK)
     status = train(&trainer);
   if (status == NN_OK || status == NN_STOPPED) {
+    launch_started_steps(world, trainer.step - trainer.first_step);
     nn_status reported = make_report(&trainer, &report);
     if (first && reported == NN_OK)
       print_report(&trainer, &report, status);

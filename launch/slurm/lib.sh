@@ -24,6 +24,16 @@ natsformer_job_end() {
   export SLURM_JOB_END_TIME=$at
 }
 
+# Whether the next start would do no more than this one, which made no step: the job is shorter than what is kept
+# back for saving. Without a signal the program's own clock ended it; Slurm's comes within the first minute then.
+natsformer_job_too_short() {
+  local left=$((${SLURM_JOB_END_TIME:-0} - $(date +%s)))
+  [ "$natsformer_steps" = 0 ] || return 1
+  [ -n "$natsformer_signal" ] || return 0
+  [ "$natsformer_asked_at" -lt 90 ] && [ "$left" -gt 0 ] && [ "$left" -lt 1800 ] &&
+    ! scontrol show job "$(natsformer_job_id)" 2>/dev/null | grep -q 'PreemptTime=[0-9]'
+}
+
 # Sets `launcher`.
 natsformer_job_launcher() {
   local threads=${SLURM_CPUS_PER_TASK:-0}
@@ -44,6 +54,7 @@ natsformer_job_launcher() {
 
 natsformer_job() {
   local program status launcher=()
+  natsformer_watch
   if [ $# -lt 1 ]; then
     natsformer_say 'usage: sbatch launch/slurm/SCRIPT CONFIG.yaml [key.path=value ...]'
     exit 2
@@ -59,6 +70,10 @@ natsformer_job() {
   echo "$(date '+%F %T') the training exited with $status"
   # TERM is scancel: it was stopped for good.
   if [ "$status" -eq 75 ] && [ "$natsformer_signal" != TERM ]; then
+    if natsformer_job_too_short; then
+      natsformer_say "not requeued: asked to stop before the first step: give it more --time, or less --signal or train.stop_before"
+      exit 2
+    fi
     scontrol requeue "$(natsformer_job_id)"
   fi
   exit "$status"

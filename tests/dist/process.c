@@ -2,7 +2,7 @@
 //   process kill | abort CODE | deadline | missing RANK | stop | world
 #include <signal.h> // raise
 #include <stdio.h>
-#include <stdlib.h> // strtol
+#include <stdlib.h> // getenv, strtol
 #include <string.h> // strcmp
 #include <time.h>   // nanosleep
 
@@ -55,6 +55,11 @@ static nn_status run_missing(dist_group *world, int32_t missing) {
 // Steps until a signal: with exit code 75, on every rank in the same step.
 static nn_status run_stop(dist_group *world) {
   NN_TRY(dist_stop_install());
+  NN_TRY(dist_agree(world, NN_OK));
+  const char *started = getenv("NATSFORMER_STARTED"); // launch/ranks.sh waits for it
+  FILE *file = started != NULL && dist_rank(world) == 0 ? fopen(started, "w") : NULL;
+  if (file != NULL)
+    fclose(file);
   nn_info("ready");
   for (int step = 0; step < 3000; step++) {
     bool stop = false;

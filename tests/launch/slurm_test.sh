@@ -117,6 +117,14 @@ fast() {
   expect_line 'the training exited with 2'
   say 'mistake'
 
+  # A job that has to stop before its first step would start for ever.
+  submit "${one_node[@]}" $scripts/train.sbatch "$work/config.yaml" \
+    run="$work/short" "${long[@]}" train.time_limit=0.0001
+  wait_for_job FAILED
+  expect_line 'not requeued: asked to stop before the first step: give it more --time'
+  expect_no_line 'restart 1'
+  say 'a job too short'
+
   job=$clock_job log=$clock_log
   for _ in $(seq 300); do
     ! grep -q 'exited with' "$log" || break

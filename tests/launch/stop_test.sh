@@ -122,6 +122,32 @@ mpirun)
   bash "$root/launch/mpirun.sh" "$work/nowhere" true >"$log" 2>&1 && fail 'a list of machines that is not there'
   expect_line "expected a number of ranks or a file of hosts, found '$work/nowhere'"
   ;;
+
+# A signal while a run starts, before anything is there that could save: it stops with 75 all the same, sooner or
+# later, and is neither lost nor the end of mpirun.
+starting)
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  echo 'localhost slots=1' >"$work/hosts"
+  for where in 1 "$work/hosts"; do
+    for signal in USR1 TERM; do
+      for delay in 0.05 0.1 0.2 0.4; do
+        rm -rf "$work/run"
+        bash "$root/launch/mpirun.sh" "$where" "$program" train "$work/config.yaml" train.steps=1000000 eval.every=0 \
+          checkpoint.every=0 >"$log" 2>&1 &
+        started=$!
+        while ! grep -q SigCgt "/proc/$started/status" || # until the script has its traps
+          [ $((0x$(sed -n 's/SigCgt:[[:space:]]*//p' "/proc/$started/status") & 0x200)) -eq 0 ]; do
+          kill -0 "$started" 2>/dev/null || fail 'the script has ended'
+        done
+        sleep "$delay"
+        kill -"$signal" "$started"
+        finish
+        expect_status 75
+        expect_line 'stopped after step\|before the start: not starting'
+      done
+    done
+  done
+  ;;
 *) fail 'unknown' ;;
 esac
 echo "$name: passed"

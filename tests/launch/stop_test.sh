@@ -130,7 +130,7 @@ starting)
   echo 'localhost slots=1' >"$work/hosts"
   for where in 1 "$work/hosts"; do
     for signal in USR1 TERM; do
-      for delay in 0.05 0.1 0.2 0.4; do
+      for delay in 0.05 0.25; do
         rm -rf "$work/run"
         bash "$root/launch/mpirun.sh" "$where" "$program" train "$work/config.yaml" train.steps=1000000 eval.every=0 \
           checkpoint.every=0 >"$log" 2>&1 &

@@ -1,4 +1,4 @@
-# cmake -DFOLDER=launch/types_page -DOUT=FILE.c -P EmbedPage.cmake: page.html with its style and scripts in
+# cmake -DFOLDER=launch/eval/types_page -DOUT=FILE.c -P EmbedPage.cmake: page.html with its style and scripts in
 # place, as two arrays of bytes: what comes before the data and what comes after.
 file(READ "${FOLDER}/page.html" page)
 file(READ "${FOLDER}/page.css" style)
@@ -12,7 +12,7 @@ math(EXPR after "${at} + ${mark}")
 string(SUBSTRING "${page}" 0 ${at} head)
 string(SUBSTRING "${page}" ${after} -1 tail)
 
-set(source "// Made by cmake/EmbedPage.cmake out of launch/types_page.\n#include \"launch/types_page.h\"\n")
+set(source "// Made by cmake/EmbedPage.cmake out of launch/eval/types_page.\n#include \"launch/eval/types_page.h\"\n")
 foreach(part head tail)
   string(HEX "${${part}}" bytes)
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")

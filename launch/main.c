@@ -5,8 +5,8 @@
 #include <string.h> // strcmp, strerror
 
 #include "dist/stop.h"
-#include "launch/blas_core.h"
 #include "launch/command.h"
+#include "launch/machine/blas_core.h"
 #include "launch/started.h"
 #include "nn/log.h"
 

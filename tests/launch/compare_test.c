@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "data/files.h"
-#include "launch/compare_plan.h"
-#include "launch/statistics.h"
+#include "launch/compare/plan.h"
+#include "launch/records/statistics.h"
 #include "tests/launch/run_fixture.h"
 
 TestSuite(compare, .init = run_fixture_open, .fini = run_fixture_close, .timeout = 240);

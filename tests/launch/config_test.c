@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch/config.h"
-#include "launch/config_table.h"
+#include "launch/config/config.h"
+#include "launch/config/table.h"
 #include "nn/random.h"
 
 static launch_config defaults(void) {
@@ -259,7 +259,7 @@ Test(config, model_sizes_are_derived) {
   cr_expect_eq(model.vocab, 320);
   cr_expect_eq(model.head_size, 64);
   cr_expect_eq(model.kv_heads, 4);
-  cr_expect_eq(model.mlp_size, 704); // 8/3 * 256 = 682.7, up to a multiple of 64
+  cr_expect_eq(model.mlp_size, 704);                     // 8/3 * 256 = 682.7, up to a multiple of 64
   cr_expect_float_eq(model.init_std, 0.0342327f, 1e-6f); // sqrt(0.3 / 256)
   config.model.vocab = 256;
   cr_expect_eq(launch_config_model(&config, 257, &model), NN_ERR_USAGE);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch/utf8_stream.h"
+#include "launch/eval/utf8_stream.h"
 #include "nn/random.h"
 #include "tests/launch/run_fixture.h"
 

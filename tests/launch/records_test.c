@@ -8,12 +8,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "launch/learner.h"
-#include "launch/memory_table.h"
-#include "launch/metrics.h"
-#include "launch/phases.h"
-#include "launch/progress.h"
-#include "launch/spikes.h"
+#include "launch/records/memory_table.h"
+#include "launch/records/metrics.h"
+#include "launch/records/phases.h"
+#include "launch/records/progress.h"
+#include "launch/train/learner.h"
+#include "launch/train/spikes.h"
 
 // ---- metrics ----
 

@@ -7,7 +7,7 @@
 
 #include "data/build.h"
 #include "data/synth.h"
-#include "launch/run_folder.h"
+#include "launch/eval/run_folder.h"
 
 #define cr_ok(expression) cr_assert_eq((expression), NN_OK, "%s (%s)", nn_error_text(), nn_error_place())
 

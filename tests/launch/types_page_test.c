@@ -135,7 +135,7 @@ Test(types_page, shows_what_the_model_sees) {
   fprintf(script, "];\n");
   fclose(script);
   snprintf(command, sizeof command,
-           "cd '%s' && cat check.js '" TEST_SOURCE "/launch/types_page/cache.js' '" TEST_SOURCE
+           "cd '%s' && cat check.js '" TEST_SOURCE "/launch/eval/types_page/cache.js' '" TEST_SOURCE
            "/tests/launch/types_page_check.js' >all.js && " TEST_JAVASCRIPT " all.js",
            run_folder);
   cr_expect_eq(system(command), 0, "seed %llu", (unsigned long long)run_seed);

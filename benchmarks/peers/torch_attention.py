@@ -6,10 +6,10 @@ global, local and window tokens drawn with a seed; key j is visible to query i w
 
   flash, cudnn   scaled_dot_product_attention, dense causal, with that backend alone
   flex           FlexAttention under the types; mask_ms is what its block mask costs, which is built anew
-                 whenever types change
+                 whenever types change; compiling it takes a minute
 
 Forward, and backward on its own. FlexAttention has no gradient of types. Prints one JSON object on one line;
-a backend that fails is left out, and standard error says why.
+standard error shows each backend's times when it is done, or why one that fails is left out.
 """
 import argparse
 import json
@@ -118,6 +118,7 @@ def read_options():
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=("flash", "cudnn", "flex"), help="leave the others out")
     options = parser.parse_args()
     options.kv_heads = options.kv_heads or options.heads
     return options
@@ -139,9 +140,10 @@ def main():
         "cudnn": lambda: measure_dense(SDPBackend.CUDNN_ATTENTION, inputs, gradient, o),
         "flex": lambda: measure_flex(inputs, gradient, o),
     }
-    for name, measure in rows.items():
+    for name in o.only or rows:
         try:
-            result[name] = measure()
+            result[name] = rows[name]()
+            print(name, " ".join(f"{key} {value:.4g}" for key, value in result[name].items()), file=sys.stderr)
         except Exception as error:
             print(f"no {name} here: {(str(error).splitlines() or [type(error).__name__])[0]}", file=sys.stderr)
     print(json.dumps(result))

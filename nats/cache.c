@@ -15,11 +15,12 @@ static nn_status allocate(nats_cache *cache) {
   cache->pairs = calloc((size_t)shape->layers * (size_t)shape->kv_heads * 2, sizeof *cache->pairs);
   cache->rows = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->rows);
   cache->changes = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->changes);
-  cache->replayed = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->replayed);
+  cache->prompt_pairs = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->prompt_pairs);
+  cache->stored = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->stored);
   cache->head_rank = calloc((size_t)shape->layers * (size_t)shape->kv_heads, sizeof *cache->head_rank);
   cache->sample = calloc((size_t)shape->sequences, sizeof *cache->sample);
   if (!cache->lists || !cache->state || !cache->pairs || !cache->rows || !cache->changes ||
-      !cache->replayed || !cache->head_rank || !cache->sample)
+      !cache->prompt_pairs || !cache->stored || !cache->head_rank || !cache->sample)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld cache lists", (long long)cache->list_count);
   for (size_t i = 0; i < lists; i++)
     cache->lists[i].tokens.state = cache->state + i * state;
@@ -56,7 +57,8 @@ nn_status nats_cache_create(nn_device *device, const nats_cache_shape *shape,
   cache->shape = *shape;
   cache->choice = *choice;
   cache->list_count = (int64_t)shape->layers * nats_cache_layer_size(cache);
-  nats_page_pool_init(&cache->pool, device, shape->page_tokens, shape->head_size);
+  int64_t most_pages = cache->list_count * nats_list_pages(shape->positions, shape->page_tokens);
+  nats_page_pool_init(&cache->pool, device, shape->page_tokens, shape->head_size, most_pages);
   nn_status status = allocate(cache);
   if (status == NN_OK)
     status = rank_heads(cache);
@@ -109,7 +111,10 @@ void nats_cache_free(nats_cache *cache) {
   free(cache->additions);
   free(cache->moves);
   free(cache->writes);
-  free(cache->replayed);
+  free(cache->harmonic);
+  free(cache->types);
+  free(cache->stored);
+  free(cache->prompt_pairs);
   free(cache->changes);
   free(cache->rows);
   free(cache->sample);

@@ -15,6 +15,7 @@ typedef struct nats_cache nats_cache;
 typedef struct {
   int32_t sequences, layers, heads, kv_heads, head_size;
   int32_t page_tokens;
+  int32_t positions;      // that will be seen at most
   int32_t chunk;          // tokens that share a type
   float scale;            // of attention: 1 / sqrt(D)
   uint64_t seed;          // of policies that draw
@@ -37,9 +38,11 @@ typedef struct {
   const nn_act *q;     // [S, H, D]
   const nn_act *k, *v; // [S * T, Hk, D]
   const float *logits; // [S * T, Hk, 3] device memory, NULL in models without scorers
-  nn_act *o;           // [S, H, D]
-  const float *rope;   // [positions, D/2, 2] device memory: how keys were turned
-  int32_t positions;   // rows of it
+  const uint8_t
+      *types;        // [S, Hk, T / C rounded up] of a prompt, device memory, NULL in models without scorers
+  nn_act *o;         // [S, H, D]
+  const float *rope; // [positions, D/2, 2] device memory: how keys were turned
+  int32_t positions; // rows of it
 } nats_cache_tokens;
 
 // Position `position` of one layer, for all sequences (T = 1): evict, append, attend into `o`, evict.
@@ -47,10 +50,16 @@ typedef struct {
 nn_status nats_cache_step(nats_cache *cache, int32_t layer, int32_t position, int32_t prompt,
                           const nats_cache_tokens *tokens);
 
-// The state of one layer after positions 0 to length - 1, of which [S, length] rows were computed in
-// parallel: the policy's decisions are replayed and only what lives is stored. q and o are not used. Peaks
-// count what was really stored. Errors: NN_ERR_INTERNAL for a policy that looks at the cache.
-nn_status nats_cache_fill(nats_cache *cache, int32_t layer, int32_t length, const nats_cache_tokens *tokens);
+// The rows of sequences [first, first + count) of a prompt, [count, length].
+typedef struct {
+  int32_t first, count, length;
+} nats_cache_prompt;
+
+// The state of one layer after positions 0 to length - 1 of some sequences, which were computed in parallel:
+// only what lives is stored. q and o are not used. Peaks count what was really stored. Errors:
+// NN_ERR_INTERNAL for a policy without a mask.
+nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_prompt *prompt,
+                          const nats_cache_tokens *tokens);
 
 // All layers have seen `positions` more positions.
 void nats_cache_advance(nats_cache *cache, int32_t positions);

@@ -1,81 +1,105 @@
-// What a prompt that was computed in parallel leaves behind: the policy's decisions are replayed, and what
-// lives after them is stored.
-#include <omp.h>
+// What a prompt that was computed in parallel leaves behind: the policy says which tokens live after it, and
+// only those are stored.
+#include <string.h> // memcpy
 
 #include "nats/cache_internal.h"
 #include "nn/cpu/parallel.h"
 
-// What steps 0 to length - 1 would have done to the tables of a list. logits: [length, Hk, 3] from this
-// list's head on, or NULL.
-static nats_list_pairs replay(nats_cache *cache, int32_t layer, int32_t l, int32_t length,
-                              const float *logits) {
-  const nats_policy *policy = cache->choice.policy;
-  nats_policy_list *tokens = &nats_cache_layer(cache, layer)[l].tokens;
-  nats_list_pairs pairs = {0, 0};
-  int32_t part = omp_get_thread_num();
-  for (int32_t i = 0; i < length; i++) {
-    nats_policy_step step = nats_cache_step_of(cache, layer, l, i, length);
-    nats_cache_ask(cache, policy->before, &step, tokens, part);
-    nats_list_push(tokens, i);
-    pairs.live += tokens->length;
-    pairs.shares += tokens->length / (i + 1.0);
-    step.logits = logits ? logits + (int64_t)i * cache->shape.kv_heads * NATS_TYPES : NULL;
-    nats_cache_ask(cache, policy->after, &step, tokens, part);
-  }
-  return pairs;
-}
-
-static void replay_all(nats_cache *cache, int32_t layer, int32_t length, const float *logits) {
-  int32_t count = nats_cache_layer_size(cache), kv_heads = cache->shape.kv_heads;
-#pragma omp parallel for schedule(dynamic) if (nn_range_is_large((int64_t)count * length))
-  for (int32_t l = 0; l < count; l++) {
-    int64_t at = ((int64_t)(l / kv_heads) * length * kv_heads + l % kv_heads) * NATS_TYPES;
-    cache->replayed[l] = replay(cache, layer, l, length, logits ? logits + at : NULL);
-  }
-}
-
-// Writes of a list whose tables are final: every slot takes the row of its position.
-static nn_status store(nats_cache *cache, int32_t layer, int32_t l, int32_t length, int64_t *count) {
-  nats_cache_list *list = &nats_cache_layer(cache, layer)[l];
-  int32_t live = list->tokens.length, kv_heads = cache->shape.kv_heads;
-  NN_TRY(nats_cache_fit(cache, list, live));
-  NN_TRY(nats_list_fit_pages(list, &cache->pool));
-  NN_TRY(nats_cache_reserve((void **)&cache->writes, &cache->write_capacity, *count + live,
-                            sizeof *cache->writes));
-  for (int32_t slot = 0; slot < live; slot++)
-    cache->writes[(*count)++] = (nats_cache_write){
-        .slot = nats_list_slot(list, slot, cache->shape.page_tokens),
-        .row = (int64_t)(l / kv_heads) * length + list->tokens.position[slot],
-        .head = l % kv_heads,
-    };
-  cache->live_tokens += live;
+static nn_status find_harmonic(nats_cache *cache, int32_t length) {
+  if (length < cache->harmonic_capacity)
+    return NN_OK;
+  NN_TRY(nats_cache_reserve((void **)&cache->harmonic, &cache->harmonic_capacity, length + 1,
+                            sizeof *cache->harmonic));
+  cache->harmonic[0] = 0.0;
+  for (int64_t n = 1; n < cache->harmonic_capacity; n++)
+    cache->harmonic[n] = cache->harmonic[n - 1] + 1.0 / (double)n;
   return NN_OK;
 }
 
-nn_status nats_cache_fill(nats_cache *cache, int32_t layer, int32_t length, const nats_cache_tokens *tokens) {
+// Types of chunks, and the scorer's logits of an unfinished one, [count, length % chunk, Hk, 3], come to the
+// host.
+static nn_status fetch_types(nats_cache *cache, const nats_cache_prompt *prompt,
+                             const nats_cache_tokens *tokens) {
+  if (!tokens->types)
+    return NN_OK;
+  int32_t chunk = cache->shape.chunk, heads = cache->shape.kv_heads;
+  int64_t count = (int64_t)prompt->count * heads * nats_chunks(prompt->length, chunk);
+  int64_t row = (int64_t)heads * NATS_TYPES, left = prompt->length % chunk * row;
+  NN_TRY(nats_cache_reserve((void **)&cache->types, &cache->type_capacity, count, sizeof *cache->types));
+  NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, prompt->count * left,
+                            sizeof *cache->logits));
+  NN_TRY(nn_device_download(cache->device, cache->types, tokens->types, (size_t)count));
+  for (int32_t s = 0; left > 0 && s < prompt->count; s++)
+    NN_TRY(nn_device_download(cache->device, cache->logits + s * left,
+                              tokens->logits + (s + INT64_C(1)) * prompt->length * row - left,
+                              (size_t)left * sizeof *cache->logits));
+  return nn_device_sync(cache->device);
+}
+
+// `l`: list of those that are filled.
+static nats_policy_prompt prompt_of(const nats_cache *cache, const nats_cache_prompt *prompt,
+                                    const nats_cache_tokens *tokens, int32_t l) {
+  int32_t chunk = cache->shape.chunk, heads = cache->shape.kv_heads;
+  nats_policy_prompt p = {.length = prompt->length, .chunk = chunk, .harmonic = cache->harmonic};
+  memcpy(p.parameter, cache->choice.parameter, sizeof p.parameter);
+  if (!tokens->types)
+    return p;
+  p.logit_stride = (int64_t)heads * NATS_TYPES;
+  p.type = cache->types + (int64_t)l * nats_chunks(prompt->length, chunk);
+  p.logits = cache->logits + l / heads * (prompt->length % chunk) * p.logit_stride + l % heads * NATS_TYPES;
+  return p;
+}
+
+static void ask_policy(nats_cache *cache, nats_cache_list *lists, const nats_cache_prompt *prompt,
+                       const nats_cache_tokens *tokens) {
+  int32_t count = prompt->count * cache->shape.kv_heads;
+#pragma omp parallel for schedule(dynamic) if (nn_range_is_large((int64_t)count * prompt->length))
+  for (int32_t l = 0; l < count; l++) {
+    nats_policy_prompt seen = prompt_of(cache, prompt, tokens, l);
+    cache->prompt_pairs[l] = cache->choice.policy->after_prompt(&seen, &lists[l].tokens);
+  }
+}
+
+// Pages for a list whose tables are final.
+static nn_status take_pages(nats_cache *cache, nats_cache_list *list, int32_t rows, nats_cache_stored *out) {
+  int32_t live = list->tokens.length;
+  NN_TRY(nats_cache_fit(cache, list, live));
+  NN_TRY(nats_list_fit_pages(list, &cache->pool));
+  cache->live_tokens += live;
+  *out = (nats_cache_stored){
+      .pages = list->pages,
+      .position = live < rows ? list->tokens.position : NULL, // they ascend: all are there, in order
+      .length = live,
+  };
+  return NN_OK;
+}
+
+nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_prompt *prompt,
+                          const nats_cache_tokens *tokens) {
   const nats_policy *policy = cache->choice.policy;
-  if (policy->uses_weights || policy->merge || policy->reassigns)
-    return NN_FAIL(NN_ERR_INTERNAL, "policy '%s': looks at the cache, so its prompts are stepped",
-                   policy->name);
-  int32_t lists = nats_cache_layer_size(cache);
-  int64_t count = 0;
-  const float *logits;
-  NN_TRY(nats_cache_fetch_logits(cache, tokens, (int64_t)cache->shape.sequences * length, &logits));
-  for (int32_t l = 0; l < lists; l++)
-    NN_TRY(nats_cache_fit(cache, &nats_cache_layer(cache, layer)[l], length));
-  NN_TRY(nats_cache_reserve_slots(cache, omp_get_max_threads(), length + 1));
-  replay_all(cache, layer, length, logits);
-  for (int32_t l = 0; l < lists; l++) {
-    nats_cache_count_pairs(cache, layer, l, cache->replayed[l], 0.5 * length * (length + 1.0));
-    NN_TRY(store(cache, layer, l, length, &count));
+  int32_t heads = cache->shape.kv_heads, first = prompt->first * heads, count = prompt->count * heads;
+  nats_cache_list *lists = nats_cache_layer(cache, layer) + first;
+  if (!policy->after_prompt)
+    return NN_FAIL(NN_ERR_INTERNAL, "policy '%s': its prompts are stepped", policy->name);
+  NN_TRY(fetch_types(cache, prompt, tokens));
+  NN_TRY(find_harmonic(cache, prompt->length));
+  for (int32_t l = 0; l < count; l++)
+    NN_TRY(nats_cache_fit(cache, &lists[l], prompt->length));
+  ask_policy(cache, lists, prompt, tokens);
+  for (int32_t l = 0; l < count; l++) {
+    nats_cache_count_pairs(cache, layer, first + l, cache->prompt_pairs[l],
+                           0.5 * prompt->length * (prompt->length + 1.0));
+    NN_TRY(take_pages(cache, &lists[l], prompt->length, &cache->stored[l]));
   }
   nats_cache_note_peaks(cache);
-  return nats_cache_append_run(cache->device, &(nats_cache_append){
-                                                  .pages = nats_page_pool_view(&cache->pool),
-                                                  .writes = cache->writes,
-                                                  .count = count,
-                                                  .token_stride = tokens->token_stride,
-                                                  .k = tokens->k,
-                                                  .v = tokens->v,
-                                              });
+  return nats_cache_store_run(cache->device, &(nats_cache_store){
+                                                 .pages = nats_page_pool_view(&cache->pool),
+                                                 .lists = cache->stored,
+                                                 .sequences = prompt->count,
+                                                 .kv_heads = heads,
+                                                 .rows = prompt->length,
+                                                 .token_stride = tokens->token_stride,
+                                                 .k = tokens->k,
+                                                 .v = tokens->v,
+                                             });
 }

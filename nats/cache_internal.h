@@ -12,11 +12,6 @@ typedef struct {
   float merge_factor;
 } nats_list_change;
 
-// How many tokens a list attended to, over positions: their sum, and the sum of their shares of those seen.
-typedef struct {
-  double live, shares;
-} nats_list_pairs;
-
 struct nats_cache {
   nn_device *device;
   nats_cache_shape shape;
@@ -30,9 +25,14 @@ struct nats_cache {
   int64_t *sample;    // [S]
 
   // scratch of one layer
-  nats_cache_row *rows;            // [S, Hk]
-  nats_list_change *changes;       // [S, Hk]
-  nats_list_pairs *replayed;       // [S, Hk] of a prompt
+  nats_cache_row *rows;      // [S, Hk]
+  nats_list_change *changes; // [S, Hk]
+  // of a prompt
+  nats_policy_pairs *prompt_pairs; // [S, Hk]
+  nats_cache_stored *stored;       // [S, Hk]
+  uint8_t *types;                  // [type_capacity] host
+  double *harmonic;                // [harmonic_capacity]
+  int64_t type_capacity, harmonic_capacity;
   nats_cache_write *writes;        // [write_capacity]
   nats_cache_move *moves;          // [move_capacity]
   nats_cache_addition *additions;  // [addition_capacity]
@@ -109,5 +109,5 @@ nn_status nats_cache_fetch_logits(nats_cache *cache, const nats_cache_tokens *to
                                   const float **out);
 
 // Counts what list `l` attended to in `causal` pairs.
-void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_list_pairs pairs,
+void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_policy_pairs pairs,
                             double causal);

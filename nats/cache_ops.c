@@ -4,7 +4,8 @@
 static nn_status need_cache(nn_device *device, const nats_ops_table **out) {
   NN_TRY(nats_need_ops(device, out));
   const nats_ops_table *table = *out;
-  if (!table->cache_append || !table->cache_compact || !table->cache_merge || !table->cache_attention)
+  if (!table->cache_append || !table->cache_store || !table->cache_compact || !table->cache_merge ||
+      !table->cache_attention)
     return NN_FAIL(NN_ERR_UNSUPPORTED, "decoding with a cache is not built for this device; use device=cpu");
   return NN_OK;
 }
@@ -13,6 +14,12 @@ nn_status nats_cache_append_run(nn_device *device, const nats_cache_append *op) 
   const nats_ops_table *table;
   NN_TRY(need_cache(device, &table));
   return op->count > 0 ? table->cache_append(device, op) : NN_OK;
+}
+
+nn_status nats_cache_store_run(nn_device *device, const nats_cache_store *op) {
+  const nats_ops_table *table;
+  NN_TRY(need_cache(device, &table));
+  return table->cache_store(device, op);
 }
 
 nn_status nats_cache_compact_run(nn_device *device, const nats_cache_compact *op) {

@@ -28,6 +28,24 @@ typedef struct {
 } nats_cache_append;
 nn_status nats_cache_append_run(nn_device *device, const nats_cache_append *op);
 
+// Writes all tokens of lists: what is left of a prompt.
+typedef struct {
+  const int32_t *pages; // page table, host memory
+  // [length] row of the sequence that a slot takes, host memory; NULL: rows in order
+  const int32_t *position;
+  int32_t length; // tokens
+} nats_cache_stored;
+
+typedef struct {
+  nats_cache_pages pages;
+  const nats_cache_stored *lists; // [S, Hk]
+  int32_t sequences, kv_heads;
+  int32_t rows;         // of k and v to a sequence
+  int64_t token_stride; // elements from a row of k and v to the next
+  const nn_act *k, *v;  // [S * rows, Hk, D]
+} nats_cache_store;
+nn_status nats_cache_store_run(nn_device *device, const nats_cache_store *op);
+
 // Moves tokens into holes. No slot is both a source and a destination.
 typedef struct {
   int64_t from, to; // slots of all pages

@@ -1,15 +1,28 @@
 #include "nats/cache_pool.h"
 
 #include <stdlib.h> // realloc, free
+#include <string.h> // memset
 
-static const uint32_t ALL_VACANT = UINT32_MAX;
+enum { WORD_PAGES = 32 };
+static const size_t LARGEST_SLAB = 16 << 20; // bytes; a page may be larger
+static const int64_t SLABS_AT_MOST = 64;     // in a pool whose slabs are not the largest or the smallest
 
-void nats_page_pool_init(nats_page_pool *pool, nn_device *device, int32_t page_tokens, int32_t head_size) {
+static int32_t choose_slab_pages(size_t page_bytes, int64_t most_pages) {
+  int32_t pages = WORD_PAGES;
+  while (pages < most_pages / SLABS_AT_MOST && 2 * (size_t)pages * page_bytes <= LARGEST_SLAB)
+    pages *= 2;
+  return pages;
+}
+
+void nats_page_pool_init(nats_page_pool *pool, nn_device *device, int32_t page_tokens, int32_t head_size,
+                         int64_t most_pages) {
+  size_t page_bytes = 2 * (size_t)page_tokens * (size_t)head_size * nn_device_act_size(device);
   *pool = (nats_page_pool){
       .device = device,
-      .page_bytes = 2 * (size_t)page_tokens * (size_t)head_size * nn_device_act_size(device),
+      .page_bytes = page_bytes,
       .page_tokens = page_tokens,
       .head_size = head_size,
+      .slab_pages = choose_slab_pages(page_bytes, most_pages),
   };
 }
 
@@ -18,7 +31,12 @@ void nats_page_pool_free(nats_page_pool *pool) {
     nn_device_free(pool->device, pool->slabs[slab]);
   free(pool->slabs);
   free(pool->vacant);
+  free(pool->pages_taken);
   *pool = (nats_page_pool){0};
+}
+
+static int32_t words_of(const nats_page_pool *pool) {
+  return pool->slab_pages / WORD_PAGES;
 }
 
 static nn_status grow_table(nats_page_pool *pool) {
@@ -26,84 +44,91 @@ static nn_status grow_table(nats_page_pool *pool) {
   nn_act **slabs = realloc(pool->slabs, (size_t)capacity * sizeof *slabs);
   if (slabs)
     pool->slabs = slabs;
-  uint32_t *vacant = realloc(pool->vacant, (size_t)capacity * sizeof *vacant);
+  uint32_t *vacant = realloc(pool->vacant, (size_t)capacity * (size_t)words_of(pool) * sizeof *vacant);
   if (vacant)
     pool->vacant = vacant;
-  if (!slabs || !vacant)
+  int32_t *taken = realloc(pool->pages_taken, (size_t)capacity * sizeof *taken);
+  if (taken)
+    pool->pages_taken = taken;
+  if (!slabs || !vacant || !taken)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for a table of %d cache slabs", (int)capacity);
   pool->slab_capacity = capacity;
   return NN_OK;
 }
 
-static nn_status fill_slab(nats_page_pool *pool, int32_t slab) {
+static void mark_all(nats_page_pool *pool, int32_t slab, bool vacant) {
+  size_t words = (size_t)words_of(pool);
+  memset(pool->vacant + (size_t)slab * words, vacant ? 0xff : 0, words * sizeof *pool->vacant);
+}
+
+// A slab in the first place that has none.
+static nn_status add_slab(nats_page_pool *pool) {
+  int32_t place = 0;
   void *memory;
-  NN_TRY(nn_device_alloc(pool->device, pool->page_bytes * NATS_SLAB_PAGES, "pages of the KV cache", &memory));
-  pool->slabs[slab] = memory;
-  pool->vacant[slab] = ALL_VACANT;
+  while (place < pool->slab_count && pool->slabs[place])
+    place++;
+  if (place == pool->slab_capacity)
+    NN_TRY(grow_table(pool));
+  size_t bytes = pool->page_bytes * (size_t)pool->slab_pages;
+  NN_TRY(nn_device_alloc(pool->device, bytes, "pages of the KV cache", &memory));
+  if (place == pool->slab_count)
+    pool->slab_count++;
+  pool->slabs[place] = memory;
+  pool->pages_taken[place] = 0;
+  mark_all(pool, place, true);
+  pool->first_vacant = (int64_t)place * words_of(pool);
   pool->slabs_held++;
   pool->slabs_idle++;
   return NN_OK;
 }
 
-// The lowest slab with a vacant page; a place without a slab only where no slab has one.
-static nn_status find_slab(nats_page_pool *pool, int32_t *out) {
-  int32_t place = -1;
-  for (int32_t slab = 0; slab < pool->slab_count; slab++) {
-    if (pool->slabs[slab] && pool->vacant[slab]) {
-      *out = slab;
-      return NN_OK;
-    }
-    if (!pool->slabs[slab] && place < 0)
-      place = slab;
-  }
-  if (place < 0) {
-    if (pool->slab_count == pool->slab_capacity)
-      NN_TRY(grow_table(pool));
-    place = pool->slab_count++;
-    pool->slabs[place] = NULL;
-    pool->vacant[place] = 0;
-  }
-  *out = place;
-  return fill_slab(pool, place);
-}
-
 nn_status nats_page_take(nats_page_pool *pool, int32_t *page) {
-  int32_t slab;
-  NN_TRY(find_slab(pool, &slab));
-  if (pool->vacant[slab] == ALL_VACANT)
+  int64_t words = (int64_t)pool->slab_count * words_of(pool);
+  while (pool->first_vacant < words && pool->vacant[pool->first_vacant] == 0)
+    pool->first_vacant++;
+  if (pool->first_vacant == words)
+    NN_TRY(add_slab(pool));
+  uint32_t *word = &pool->vacant[pool->first_vacant];
+  *page = (int32_t)(pool->first_vacant * WORD_PAGES + __builtin_ctz(*word));
+  *word &= *word - 1; // the lowest bit
+  int32_t slab = *page / pool->slab_pages;
+  if (pool->pages_taken[slab]++ == 0)
     pool->slabs_idle--;
-  int32_t bit = __builtin_ctz(pool->vacant[slab]);
-  pool->vacant[slab] &= ~(UINT32_C(1) << bit);
   pool->pages_in_use++;
-  *page = slab * NATS_SLAB_PAGES + bit;
   return NN_OK;
 }
 
-void nats_page_return(nats_page_pool *pool, int32_t page) {
-  int32_t slab = page / NATS_SLAB_PAGES;
-  pool->vacant[slab] |= UINT32_C(1) << (page % NATS_SLAB_PAGES);
-  pool->pages_in_use--;
-  if (pool->vacant[slab] != ALL_VACANT)
-    return;
-  if (pool->slabs_idle == 0) {
-    pool->slabs_idle = 1;
-    return;
-  }
+static void drop_slab(nats_page_pool *pool, int32_t slab) {
   nn_device_free(pool->device, pool->slabs[slab]);
   pool->slabs[slab] = NULL;
-  pool->vacant[slab] = 0;
+  mark_all(pool, slab, false);
   pool->slabs_held--;
+}
+
+void nats_page_return(nats_page_pool *pool, int32_t page) {
+  int32_t slab = page / pool->slab_pages;
+  int64_t word = page / WORD_PAGES;
+  pool->vacant[word] |= UINT32_C(1) << (page % WORD_PAGES);
+  if (word < pool->first_vacant)
+    pool->first_vacant = word;
+  pool->pages_in_use--;
+  if (--pool->pages_taken[slab] > 0)
+    return;
+  if (pool->slabs_idle == 0)
+    pool->slabs_idle = 1;
+  else
+    drop_slab(pool, slab);
 }
 
 nats_cache_pages nats_page_pool_view(const nats_page_pool *pool) {
   return (nats_cache_pages){
       .slabs = pool->slabs,
-      .slab_pages = NATS_SLAB_PAGES,
+      .slab_pages = pool->slab_pages,
       .page_tokens = pool->page_tokens,
       .head_size = pool->head_size,
   };
 }
 
 int64_t nats_page_pool_bytes(const nats_page_pool *pool) {
-  return (int64_t)pool->slabs_held * NATS_SLAB_PAGES * (int64_t)pool->page_bytes;
+  return (int64_t)pool->slabs_held * pool->slab_pages * (int64_t)pool->page_bytes;
 }

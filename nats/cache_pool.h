@@ -3,21 +3,25 @@
 
 #include "nats/cache_ops.h"
 
-enum { NATS_SLAB_PAGES = 32 };
-
 typedef struct {
   nn_device *device;
   size_t page_bytes;
   int32_t page_tokens, head_size;
-  nn_act **slabs;   // [slab_count], NULL where a slab was given back
-  uint32_t *vacant; // [slab_count] a bit per page that nobody has
+  int32_t slab_pages;   // a multiple of 32
+  nn_act **slabs;       // [slab_count], NULL where a slab was given back
+  uint32_t *vacant;     // [slab_count, slab_pages / 32] a bit per page that nobody has
+  int32_t *pages_taken; // [slab_count]
+  int64_t first_vacant; // no word of `vacant` before this one has a bit
   int32_t slab_count, slab_capacity;
   int32_t slabs_held; // not NULL
   int32_t slabs_idle; // all pages vacant; at most one is kept, so that a page at a border costs nothing
   int64_t pages_in_use;
 } nats_page_pool;
 
-void nats_page_pool_init(nats_page_pool *pool, nn_device *device, int32_t page_tokens, int32_t head_size);
+// `most_pages`: how many there may be at once, as far as anybody knows. Asking the device for memory takes
+// long, so slabs are larger where more is to come; what they hold too much is a small part of that.
+void nats_page_pool_init(nats_page_pool *pool, nn_device *device, int32_t page_tokens, int32_t head_size,
+                         int64_t most_pages);
 void nats_page_pool_free(nats_page_pool *pool);
 
 // The lowest vacant page, so that high slabs run empty. Errors: NN_ERR_MEMORY.

@@ -16,7 +16,7 @@ nn_status nats_cache_fetch_logits(nats_cache *cache, const nats_cache_tokens *to
   return NN_OK;
 }
 
-void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_list_pairs pairs,
+void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_policy_pairs pairs,
                             double causal) {
   double *counts = cache->pairs + 2 * ((int64_t)layer * cache->shape.kv_heads + l % cache->shape.kv_heads);
   counts[0] += pairs.live;
@@ -63,7 +63,7 @@ static int32_t lay_out_rows(nats_cache *cache, int32_t layer, int32_t position) 
     int32_t length = lists[l].tokens.length;
     cache->rows[l] = (nats_cache_row){.pages = lists[l].pages, .length = length};
     longest = length > longest ? length : longest;
-    nats_list_pairs pairs = {length, length / (position + 1.0)};
+    nats_policy_pairs pairs = {length, length / (position + 1.0)};
     nats_cache_count_pairs(cache, layer, l, pairs, position + 1.0);
   }
   return longest;

@@ -7,6 +7,7 @@
 #include "nats/model_internal.h"
 
 enum { STANDARD_PAGE_TOKENS = 16 };
+enum { PASS_TOKENS = 1 << 16 }; // of a prompt, computed at a time: enough to keep a GPU busy
 
 struct nats_decoder {
   nats_model_config config;
@@ -49,6 +50,7 @@ static nn_status create_cache(nats_decoder *d, const nats_decoder_config *decode
       .kv_heads = c->kv_heads,
       .head_size = c->head_size,
       .page_tokens = page_tokens_of(decoder->page_tokens),
+      .positions = d->max_length,
       .chunk = d->choice.policy->needs_scorer ? c->type_chunk : 1,
       .scale = nats_scale(c),
       .seed = decoder->seed,
@@ -134,6 +136,7 @@ static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
       .k = op.k,
       .v = op.v,
       .logits = m->kind == NATS_ATTENTION_NATS ? m->logits : NULL,
+      .types = m->kind == NATS_ATTENTION_NATS ? m->layers[layer].types : NULL,
       .o = op.o,
       .rope = m->rope,
       .positions = m->positions,
@@ -201,24 +204,44 @@ nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32
 
 // ---- a prompt
 
+typedef struct {
+  nats_cache *cache;
+  nats_cache_prompt prompt;
+} fill_target;
+
 static nn_status mix_and_fill(void *context, nats_model *m, int32_t layer) {
-  nats_decoder *d = context;
+  const fill_target *target = context;
   NN_TRY(nats_mix_parallel(NULL, m, layer));
   nats_cache_tokens tokens = tokens_of(m, layer);
-  return nats_cache_fill(d->cache, layer, m->length, &tokens);
+  return nats_cache_fill(target->cache, layer, &target->prompt, &tokens);
 }
 
+// Some sequences of a prompt; tokens: [count, length] of them.
+static nn_status prefill_some(nats_decoder *d, nats_model *m, const int32_t *tokens, nats_cache_prompt prompt,
+                              bool wants_logits) {
+  nats_batch batch = {.batch = prompt.count, .length = prompt.length, .tokens = tokens};
+  fill_target target = {d->cache, prompt};
+  NN_TRY(nats_model_begin(m, &batch, &decoding));
+  NN_TRY(nats_model_forward(m, (nats_mixer){mix_and_fill, &target}));
+  for (int32_t s = 0; wants_logits && s < prompt.count; s++)
+    NN_TRY(compute_logits(d, m, (int64_t)(s + 1) * prompt.length - 1, 1, prompt.first + s));
+  return NN_OK;
+}
+
+// A few sequences after the other: what a pass needs beside the cache does not grow with their number.
 static nn_status prefill_parallel(nats_decoder *d, const int32_t *tokens, int32_t length, float *logits) {
+  int32_t at_once = length < PASS_TOKENS ? PASS_TOKENS / length : 1;
+  at_once = at_once < d->sequences ? at_once : d->sequences;
   nats_model *m;
-  NN_TRY(nats_policy_model(&d->choice, &d->config, d->params, d->sequences, length, &m));
-  nats_batch batch = {.batch = d->sequences, .length = length, .tokens = tokens};
-  nn_status status;
-  NN_GOTO(status, done, nats_model_begin(m, &batch, &decoding));
-  NN_GOTO(status, done, nats_model_forward(m, (nats_mixer){mix_and_fill, d}));
+  nn_status status = NN_OK;
+  NN_TRY(nats_policy_model(&d->choice, &d->config, d->params, at_once, length, &m));
+  for (int32_t first = 0; first < d->sequences; first += at_once) {
+    int32_t left = d->sequences - first;
+    nats_cache_prompt some = {first, left < at_once ? left : at_once, length};
+    NN_GOTO(status, done, prefill_some(d, m, tokens + (int64_t)first * length, some, logits != NULL));
+  }
   nats_cache_advance(d->cache, length);
   d->position = length;
-  for (int32_t s = 0; logits && s < d->sequences; s++)
-    NN_GOTO(status, done, compute_logits(d, m, (int64_t)(s + 1) * length - 1, 1, s));
   if (logits)
     NN_GOTO(status, done, fetch_logits(d, logits));
 done:

@@ -63,7 +63,7 @@ typedef struct {
   int64_t peak_live_tokens;
   int64_t bytes; // allocated now: pages in use, page tables and metadata
   int64_t peak_bytes;
-  int64_t pool_bytes;  // held from the device for pages, in use or not: whole slabs of 32 pages
+  int64_t pool_bytes;  // held from the device for pages, in use or not: whole slabs of pages
   int64_t dense_bytes; // what the dense policy would have allocated at this length
 } nats_cache_stats;
 nn_status nats_decoder_stats(nats_decoder *decoder, nats_cache_stats *stats);

@@ -18,6 +18,7 @@ typedef struct {
   size_t (*attention_workspace)(const nn_device *, const nats_attention *);
   // decoding; NULL where a device cannot
   nn_status (*cache_append)(nn_device *, const nats_cache_append *);
+  nn_status (*cache_store)(nn_device *, const nats_cache_store *);
   nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);
   nn_status (*cache_merge)(nn_device *, const nats_cache_merge *);
   nn_status (*cache_attention)(nn_device *, const nats_cache_attention *);

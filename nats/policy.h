@@ -44,6 +44,21 @@ typedef struct {
   int32_t head_rank, head_count;
 } nats_policy_step;
 
+// A prompt that was computed in parallel, as one list saw it.
+typedef struct {
+  int32_t length, chunk;
+  int32_t parameter[NATS_POLICY_PARAMETERS];
+  const uint8_t *type;  // [length / chunk] of complete chunks; NULL in models without scorers
+  const float *logits;  // [length % chunk] rows of 3 of the scorer, `logit_stride` apart: an unfinished chunk
+  int64_t logit_stride; // floats
+  const double *harmonic; // [length + 1] 1 + 1/2 + ... + 1/n
+} nats_policy_prompt;
+
+// How many tokens a list attended to, over positions: their sum, and the sum of their shares of those seen.
+typedef struct {
+  double live, shares;
+} nats_policy_pairs;
+
 typedef struct {
   const char *name;
   const char *help;
@@ -78,6 +93,10 @@ typedef struct {
   int32_t (*after)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
   // Whether `after` has anything to do at this step. NULL: at every step.
   bool (*is_due)(const nats_policy_step *step);
+  // The state that the steps of a prompt would have left, from all of it at once: fills an empty list with
+  // the positions that live, ascending, and their types ([length] of the prompt fit), and returns what the
+  // steps attended to. Of policies with a mask, and only of those.
+  nats_policy_pairs (*after_prompt)(const nats_policy_prompt *prompt, nats_policy_list *list);
   // `slot`, the only one that a hook named, is about to go: writes the slots whose values get `factor` times
   // its value ([length] fit) and returns how many. NULL: none.
   int32_t (*merge)(const nats_policy_step *step, const nats_policy_list *list, int32_t slot, int32_t *to,

@@ -2,6 +2,8 @@
 // lives until a later chunk turns out global, a window token lives for W more positions after its chunk. A
 // chunk gets its type from the mean of its logits when its last token has been seen; until then it is wholly
 // visible and ends nothing. Chunk 0 is global.
+#include <string.h> // memmove
+
 #include "nats/policy.h"
 
 enum { WINDOW };
@@ -50,6 +52,60 @@ static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32
   return count;
 }
 
+// ---- a prompt at once
+
+// What becomes of the tokens of a chunk.
+typedef struct {
+  int32_t last; // row that sees them
+  bool stays;   // in the cache after the prompt: a window token at its last row goes before the next one
+} fate;
+
+// `end`: the first row after the chunk; `next`: the same of the next global chunk, 0 where there is none.
+static fate find_fate(const nats_policy_prompt *prompt, uint8_t type, int32_t end, int32_t next) {
+  const int32_t length = prompt->length;
+  if (type == NATS_LOCAL && next > 0)
+    return (fate){next - 1, false};
+  int64_t leaves = (int64_t)end - 1 + prompt->parameter[WINDOW];
+  if (type == NATS_WINDOW && leaves < length - 1)
+    return (fate){(int32_t)leaves, false};
+  return (fate){length - 1, true};
+}
+
+static void sum_unfinished(const nats_policy_prompt *prompt, float sum[NATS_TYPES]) {
+  for (int32_t type = 0; type < NATS_TYPES; type++)
+    sum[type] = 0.0f;
+  for (int32_t t = 0; t < prompt->length % prompt->chunk; t++)
+    for (int32_t type = 0; type < NATS_TYPES; type++)
+      sum[type] += prompt->logits[t * prompt->logit_stride + type];
+}
+
+// Backwards, so that the next global chunk is known; the list grows from the end of its tables.
+static nats_policy_pairs after_prompt(const nats_policy_prompt *prompt, nats_policy_list *list) {
+  const int32_t length = prompt->length, chunk = prompt->chunk;
+  int32_t next = 0, slot = length;
+  nats_policy_pairs pairs = {0.0, 0.0};
+  for (int32_t a = (length - 1) / chunk; a >= 0; a--) {
+    const int32_t end = length - a * chunk < chunk ? length : (a + 1) * chunk;
+    const uint8_t type = a < length / chunk ? prompt->type[a] : NATS_UNTYPED;
+    const fate found = find_fate(prompt, type, end, next);
+    for (int32_t j = end - 1; j >= a * chunk; j--) {
+      pairs.live += found.last - j + 1;
+      pairs.shares += prompt->harmonic[found.last + 1] - prompt->harmonic[j];
+      if (!found.stays)
+        continue;
+      list->position[--slot] = j;
+      list->type[slot] = type;
+    }
+    if (type == NATS_GLOBAL)
+      next = end;
+  }
+  list->length = length - slot;
+  memmove(list->position, list->position + slot, (size_t)list->length * sizeof *list->position);
+  memmove(list->type, list->type + slot, (size_t)list->length * sizeof *list->type);
+  sum_unfinished(prompt, list->state);
+  return pairs;
+}
+
 const nats_policy nats_policy_nats = {
     .name = "nats",
     .source = "Deng and Lindauer 2025 (NAtS, arXiv 2502.13251)",
@@ -64,4 +120,5 @@ const nats_policy nats_policy_nats = {
     .mask = NATS_ATTENTION_NATS,
     .before = before,
     .after = after,
+    .after_prompt = after_prompt,
 };

@@ -4,10 +4,16 @@
 
 #include "nats/policy.h"
 
-// The slot of a token that lives, after a guess.
-static inline int32_t nats_find_slot(const nats_policy_list *list, int32_t position, int64_t guess) {
-  if (guess >= 0 && guess < list->length && list->position[guess] == position)
-    return (int32_t)guess;
+// The slot of a token that lives. Guesses: positions go up by one around the ring of slots [sinks, sinks +
+// ring).
+static inline int32_t nats_find_slot(const nats_policy_list *list, int32_t position, int32_t sinks,
+                                     int32_t ring) {
+  if (ring > 0 && (int64_t)sinks + ring <= list->length) {
+    int64_t ahead = ((int64_t)position - list->position[sinks]) % ring;
+    int64_t guess = sinks + (ahead < 0 ? ahead + ring : ahead);
+    if (list->position[guess] == position)
+      return (int32_t)guess;
+  }
   for (int32_t slot = 0; slot < list->length; slot++)
     if (list->position[slot] == position)
       return slot;
@@ -22,7 +28,6 @@ static inline int32_t nats_drop_expired(const nats_policy_step *step, const nats
   int32_t expired = step->position - recent, ring = recent - 1;
   if (expired < sinks)
     return 0;
-  int64_t guess = ring > 0 ? (int64_t)sinks + (expired - sinks) % ring : list->length - 1;
-  drop[0] = nats_find_slot(list, expired, guess);
+  drop[0] = nats_find_slot(list, expired, sinks, ring);
   return drop[0] >= 0;
 }

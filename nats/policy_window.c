@@ -9,6 +9,21 @@ static int32_t before(const nats_policy_step *step, nats_policy_list *list, int3
   return window < INT32_MAX ? nats_drop_expired(step, list, 1, window + 1, drop) : 0;
 }
 
+static nats_policy_pairs after_prompt(const nats_policy_prompt *prompt, nats_policy_list *list) {
+  int64_t most = (int64_t)prompt->parameter[WINDOW] + 2, length = prompt->length; // token 0 and the newest
+  int64_t full = length < most ? length : most;
+  list->length = (int32_t)full;
+  for (int64_t slot = 0; slot < full; slot++) {
+    list->position[slot] = (int32_t)(slot == 0 ? 0 : length - full + slot);
+    list->type[slot] = NATS_UNTYPED;
+  }
+  double later = prompt->harmonic[length] - prompt->harmonic[full]; // sum of 1 / seen tokens
+  return (nats_policy_pairs){
+      .live = 0.5 * (double)full * ((double)full + 1.0) + (double)(length - full) * (double)most,
+      .shares = (double)full + later * (double)most,
+  };
+}
+
 const nats_policy nats_policy_window = {
     .name = "window",
     .source = "Beltagy et al. 2020 (Longformer, arXiv 2004.05150)",
@@ -18,4 +33,5 @@ const nats_policy nats_policy_window = {
     .size = "window",
     .mask = NATS_ATTENTION_WINDOW,
     .before = before,
+    .after_prompt = after_prompt,
 };

@@ -22,6 +22,7 @@ static inline nats_cpu_slot nats_cpu_slot_at(const nats_cache_pages *pages, int6
 }
 
 nn_status nats_cpu_cache_append(nn_device *device, const nats_cache_append *op);
+nn_status nats_cpu_cache_store(nn_device *device, const nats_cache_store *op);
 nn_status nats_cpu_cache_compact(nn_device *device, const nats_cache_compact *op);
 nn_status nats_cpu_cache_merge(nn_device *device, const nats_cache_merge *op);
 nn_status nats_cpu_cache_attention(nn_device *device, const nats_cache_attention *op);

@@ -20,6 +20,31 @@ nn_status nats_cpu_cache_append(nn_device *device, const nats_cache_append *op) 
   return NN_OK;
 }
 
+// One list; `k` and `v` at row 0 of its sequence and head.
+static void store_list(const nats_cache_store *op, const nats_cache_stored *list, const float *k,
+                       const float *v) {
+  int32_t size = op->pages.head_size, page_tokens = op->pages.page_tokens;
+  for (int32_t t = 0; t < list->length; t++) {
+    nats_cpu_slot page = nats_cpu_page_at(&op->pages, list->pages[t / page_tokens]);
+    int64_t from = (list->position ? list->position[t] : t) * op->token_stride;
+    int64_t to = (int64_t)(t % page_tokens) * size;
+    memcpy(page.k + to, k + from, (size_t)size * sizeof *k);
+    memcpy(page.v + to, v + from, (size_t)size * sizeof *v);
+  }
+}
+
+nn_status nats_cpu_cache_store(nn_device *device, const nats_cache_store *op) {
+  (void)device;
+  int32_t lists = op->sequences * op->kv_heads, size = op->pages.head_size;
+#pragma omp parallel for schedule(dynamic) if (nn_range_is_large((int64_t)lists * op->rows * size))
+  for (int32_t l = 0; l < lists; l++) {
+    int64_t at =
+        (int64_t)(l / op->kv_heads) * op->rows * op->token_stride + (int64_t)(l % op->kv_heads) * size;
+    store_list(op, &op->lists[l], (const float *)op->k + at, (const float *)op->v + at);
+  }
+  return NN_OK;
+}
+
 nn_status nats_cpu_cache_compact(nn_device *device, const nats_cache_compact *op) {
   (void)device;
   int32_t size = op->pages.head_size;

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h> // access, isatty
+#include <unistd.h> // isatty
 
 #include "data/files.h"
 #include "data/lock.h"
@@ -81,11 +81,6 @@ typedef struct {
   double shown;
 } showing;
 
-static bool is_written(const comparison *c, const compare_row *row) {
-  char path[COMPARE_PATH + 300];
-  return compare_row_path(c, row, path) == NN_OK && access(path, F_OK) == 0;
-}
-
 // All ranks' rows, by their files; what they cost says how long the rest will take.
 static void show(void *context, double share) {
   showing *s = context;
@@ -99,7 +94,7 @@ static void show(void *context, double share) {
   double cost_done = share * s->row->cost, cost_left = (1 - share) * s->row->cost;
   for (int32_t r = 0; r < c->row_count; r++) {
     const compare_row *row = &c->rows[r];
-    bool written = is_written(c, row);
+    bool written = compare_row_measured(c, row);
     done += written;
     if (row == s->row || row->done)
       continue;
@@ -142,14 +137,17 @@ static nn_status measure_phase(comparison *c, int32_t phase) {
   return dist_agree(c->world, status);
 }
 
-static nn_status say_stopped(const comparison *c, nn_status status) {
+// Tables of the rows that there are so far.
+static nn_status report_stopped(const comparison *c) {
   int32_t done = 0;
+  if (dist_rank(c->world) != 0)
+    return NN_STOPPED;
   for (int32_t r = 0; r < c->row_count; r++)
-    done += is_written(c, &c->rows[r]);
-  if (status == NN_STOPPED)
-    nn_info("compare: stopped with %d of %d rows measured; the same command measures the others", done,
-            c->row_count);
-  return status;
+    done += compare_row_measured(c, &c->rows[r]);
+  nn_info("compare: stopped with %d of %d rows measured; the same command measures the others", done,
+          c->row_count);
+  NN_TRY(compare_report(c, true, false));
+  return NN_STOPPED;
 }
 
 // ---- the command
@@ -179,9 +177,9 @@ static nn_status compare(comparison *c, const compare_options *o, int *lock) {
   for (int32_t phase = 0; phase < 2; phase++) {
     nn_status status = measure_phase(c, phase);
     if (status != NN_OK)
-      return say_stopped(c, status);
+      return status == NN_STOPPED ? dist_agree(c->world, report_stopped(c)) : status;
   }
-  return dist_agree(c->world, dist_rank(c->world) == 0 ? compare_report(c, o->json) : NN_OK);
+  return dist_agree(c->world, dist_rank(c->world) == 0 ? compare_report(c, false, o->json) : NN_OK);
 }
 
 static nn_status run(dist_group *world, int argc, char **argv) {
@@ -213,7 +211,9 @@ const launch_command launch_compare = {
         "plots into DIR: results.md, results.csv, results.json, rows/. Keys of the plan: "
         "docs/benchmarks.md.\n"
         "With several ranks (mpirun -np N natsformer compare ...) each measures whole rows.\n"
-        "USR1 stops it; the same command goes on where it stopped, and measures again what has changed.\n"
+        "USR1 stops it, with tables of what was measured; the same command goes on where it stopped, and "
+        "measures\n"
+        "again what has changed.\n"
         "\n"
         "  --out DIR    folder of the results\n"
         "  --json       print results.json on standard output, not the table\n"

@@ -85,6 +85,8 @@ const char *compare_row_budget(const comparison *c, const compare_row *row, char
 const compare_row *compare_row_own(const comparison *c, const compare_row *row, int32_t model);
 // DIR/rows/NAME.json
 nn_status compare_row_path(const comparison *c, const compare_row *row, char path[COMPARE_PATH + 300]);
+// Whether it is there, and not left over from before the row was prepared.
+bool compare_row_measured(const comparison *c, const compare_row *row);
 // What is in that file; NULL where there is none. Free with json_decref.
 json_t *compare_row_read(const comparison *c, const compare_row *row);
 
@@ -135,7 +137,8 @@ enum { COMPARE_WARM_UP = 16 }; // steps that are not timed
 
 // ---- compare_report.c: on rank 0
 
-// Reads all rows back and writes results.json, results.csv and results.md; `json`: also to standard output.
-nn_status compare_report(const comparison *c, bool json);
+// Reads all rows back and writes results.json, results.csv and results.md. `stopped`: those that there are;
+// else the table goes to standard output too, with `json` as results.json.
+nn_status compare_report(const comparison *c, bool stopped, bool json);
 // The lines that say what the numbers mean.
 extern const char *const compare_protocol[];

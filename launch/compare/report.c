@@ -205,13 +205,18 @@ static json_t *protocol_json(void) {
   return lines;
 }
 
-static nn_status results_json(const comparison *c, json_t **out) {
+static nn_status results_json(const comparison *c, bool stopped, json_t **out) {
   json_t *models = json_array(), *rows = json_array();
   for (int32_t m = 0; m < c->plan.models_count; m++)
     json_array_append_new(models, model_json(c, m));
   nn_status status = NN_OK;
+  int32_t missing = 0;
   for (int32_t r = 0; r < c->row_count && status == NN_OK; r++) {
     json_t *row = NULL;
+    if (stopped && !compare_row_measured(c, &c->rows[r])) {
+      missing++;
+      continue;
+    }
     status = finished_row(c, &c->rows[r], &row);
     json_array_append_new(rows, row);
   }
@@ -222,6 +227,8 @@ static nn_status results_json(const comparison *c, json_t **out) {
                 compare_plan_json(&c->plan), "protocol", protocol_json(), "models", models, "rows", rows);
   if (status == NN_OK && *out == NULL)
     status = NN_FAIL(NN_ERR_MEMORY, "out of memory for the results");
+  if (missing > 0)
+    json_object_set_new(*out, "rows_missing", json_integer(missing));
   return status;
 }
 
@@ -375,6 +382,9 @@ static void print_markdown(FILE *file, const comparison *c, const json_t *result
   for (int i = 0; compare_protocol[i] != NULL; i++)
     fprintf(file, "- %s\n", compare_protocol[i]);
   print_measured_elsewhere(file, c, results);
+  long long missing = (long long)json_integer_value(json_object_get(results, "rows_missing"));
+  if (missing > 0)
+    fprintf(file, "- Stopped: %lld more rows of the plan have not been measured yet.\n", missing);
   json_array_foreach(rows, r, row) {
     const char *task = json_string_value(json_object_get(row, "task"));
     if (strcmp(task, last) == 0)
@@ -424,9 +434,9 @@ static void draw_plots(const comparison *c) {
   nn_error_clear();
 }
 
-nn_status compare_report(const comparison *c, bool json) {
+nn_status compare_report(const comparison *c, bool stopped, bool json) {
   json_t *results = NULL;
-  nn_status status = results_json(c, &results);
+  nn_status status = results_json(c, stopped, &results);
   if (status == NN_OK)
     status = write_file(c, "results.csv", print_csv_file, results);
   if (status == NN_OK)
@@ -435,7 +445,7 @@ nn_status compare_report(const comparison *c, bool json) {
     status = write_file(c, "results.json", print_json, results);
   if (status == NN_OK)
     draw_plots(c);
-  if (status == NN_OK)
+  if (status == NN_OK && !stopped)
     json ? print_json(stdout, c, results) : print_markdown(stdout, c, results);
   json_decref(results);
   return status;

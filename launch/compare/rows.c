@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h> // access
 
 #include "data/manifest.h" // data_path_join
 #include "launch/compare/choice.h"
@@ -58,6 +59,11 @@ nn_status compare_row_path(const comparison *c, const compare_row *row, char pat
   char name[COMPARE_ROW_NAME + 16];
   snprintf(name, sizeof name, "rows/%s.json", row->name);
   return data_path_join(path, COMPARE_PATH + 300, c->folder, name);
+}
+
+bool compare_row_measured(const comparison *c, const compare_row *row) {
+  char path[COMPARE_PATH + 300];
+  return row->key[0] != '\0' && compare_row_path(c, row, path) == NN_OK && access(path, F_OK) == 0;
 }
 
 json_t *compare_row_read(const comparison *c, const compare_row *row) {

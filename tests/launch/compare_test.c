@@ -358,7 +358,8 @@ static void interrupt(bool kill) {
         "  [ \"$(ls stopped/rows 2>/dev/null | grep -c 'json$')\" -lt %d ] || break; sleep 0.02\n"
         "done\n"
         "%s; wait $started; code=$?\n"
-        "[ $code -eq 0 ] || [ $code -%s 75 ] || { echo code $code; cat out.txt; exit 1; }",
+        "[ $code -eq 0 ] || [ $code -%s 75 ] || { echo code $code; cat out.txt; exit 1; }\n"
+        "[ $code -ne 75 ] || grep -q rows_missing stopped/results.json || exit 1", // it says what there is
         kill ? 6 : 2, kill ? "kill -KILL $(cut -d' ' -f1 stopped/lock)" : "kill -USR1 $started",
         kill ? "ne" : "eq");
 }

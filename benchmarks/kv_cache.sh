@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # KV cache policies compared, from nothing: byte-level text and a recall task, models trained on them (dense; NAtS
 # at two prices of the cache; a window from scratch), the comparison with every policy, tables and plots.
-#   [SIZE=tiny|small] [RANKS=2] [OUT=runs/kv_cache] [PROGRAM=build/release/natsformer] \
-#     bash benchmarks/kv_cache.sh [FILES...]
+#   [SIZE=tiny|small] [RANKS=2] [OUT=runs/kv_cache] bash benchmarks/kv_cache.sh [FILES...]
 # FILES: .txt, .jsonl or .jsonl.zst; without any the licence texts of this machine. tiny: does it all run? small:
-# models that have learned something. Samples are from all over the validation split. A larger comparison is a plan
-# of your own (docs/benchmarks.md). Stopped and started again, it goes on where it was.
+# models that have learned something. Samples are from all over the validation split. benchmarks/lib.sh has the other
+# settings; a larger comparison is a plan of your own (docs/benchmarks.md). Stopped and started again, it goes on
+# where it was.
 set -euo pipefail
-# shellcheck source=launch/ranks.sh
-. "$(dirname "${BASH_SOURCE[0]}")/../launch/ranks.sh"
-size=${SIZE:-small} ranks=${RANKS:-2} out=${OUT:-$natsformer_root/runs/kv_cache}
-program=${PROGRAM:-$natsformer_root/build/release/natsformer}
-[ -x "$program" ] || natsformer_fail "no program at $program: cmake --preset release && cmake --build --preset release"
+RANKS=${RANKS:-2}
+# shellcheck source=benchmarks/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+size=${SIZE:-small} out=${OUT:-$natsformer_root/runs/kv_cache}
 
 case $size in
 tiny)
@@ -48,12 +47,8 @@ fi
 # ---- models: NAME, configuration, what differs from it
 
 train() {
-  local name=$1 config=$2 status=0
-  shift 2
-  natsformer_say "training $name"
-  natsformer_ranks "$ranks" "$program" train "$natsformer_root/configs/$config.yaml" run="$out/$name" "$@" || status=$?
-  [ "$status" -ne 75 ] || exit 75
-  [ "$status" -eq 0 ] || natsformer_fail "training $name ended with exit code $status"
+  [ "$stage" = compare ] || run "training $1" train "$natsformer_root/configs/$2.yaml" run="$out/$1" "${@:3}" \
+    "${train_settings[@]}"
 }
 text() { train "$1" quickstart data.path="$out/text" "${text_settings[@]}" "${@:2}"; }
 recall() { train "$1" mqar data.path="$out/recall" "${recall_settings[@]}" "${@:2}"; }
@@ -64,6 +59,8 @@ text window model.attention=window
 recall recall-dense model.attention=dense
 recall recall-nats
 recall recall-window model.attention=window
+
+[ "$stage" != train ] || exit 0
 
 # ---- the comparison
 
@@ -87,6 +84,5 @@ page_tokens: 4
 tasks:
   - {name: mqar, data: $out/recall, samples: $recall_samples, models: [recall-dense, recall-nats, recall-window]}
 PLAN
-natsformer_say 'comparing'
-natsformer_ranks "$ranks" "$program" compare "$out/plan.yaml" --out "$out/results"
+compare "$out/plan.yaml" "$out/results"
 natsformer_say "tables and plots: $out/results"

@@ -1,15 +1,9 @@
-// For tests, the environment variable NATSFORMER_FAULT holds a comma-separated list of faults (data/
-// checkpoint_writer.h has others); here
-//   gradient:FIRST[-LAST]   the last rank's gradient holds a NaN in these steps (from 1, as in metrics)
-//   loss:FIRST[-LAST]       the last rank's loss is ten times what it is, in these steps
-//   slow:FIRST[-LAST]       the last rank takes 40 ms more for these steps
 #include "launch/train/learner.h"
 
 #include <math.h> // NAN
 #include <stdio.h>
-#include <stdlib.h> // getenv
+#include <stdlib.h> // free
 #include <string.h>
-#include <time.h> // nanosleep
 
 int64_t launch_share_first(int64_t batch, int32_t rank, int32_t ranks) {
   return batch * rank / ranks;
@@ -84,21 +78,6 @@ static nn_schedule schedule_of(const launch_config *config) {
   };
 }
 
-// Steps that are spoilt on purpose, on the last rank.
-static launch_fault read_fault(const dist_group *world, const char *name) {
-  const char *faults = getenv("NATSFORMER_FAULT");
-  const char *mine = faults != NULL ? strstr(faults, name) : NULL;
-  long long first = 0, last = 0;
-  int found = mine != NULL ? sscanf(mine + strlen(name), "%lld-%lld", &first, &last) : 0;
-  if (found < 1 || dist_rank(world) != dist_size(world) - 1)
-    return (launch_fault){0};
-  return (launch_fault){.first = first, .last = found == 2 ? last : first};
-}
-
-static bool faulty(const launch_fault *fault, int64_t step) {
-  return step + 1 >= fault->first && step + 1 <= fault->last;
-}
-
 static nn_status allocate_params(launch_learner *l) {
   const launch_config *config = l->config;
   bool gradients = strcmp(config->dist.shard, "gradients") == 0;
@@ -147,9 +126,7 @@ nn_status launch_learner_open(dist_group *world, nn_device *device, const launch
   };
   int64_t ranks = dist_size(world), largest = (config->train.batch + ranks - 1) / ranks;
   out->most_passes = passes_of(largest, config->train.micro_batch);
-  out->gradient_fault = read_fault(world, "gradient:");
-  out->loss_fault = read_fault(world, "loss:");
-  out->slow_fault = read_fault(world, "slow:");
+  out->faults = launch_faults_read(world);
   NN_TRY(dist_agree(world, allocate(out)));
   nn_dtype wire = strcmp(config->dist.gradients, "bf16") == 0 ? NN_BF16 : NN_F32;
   NN_TRY(dist_group_for_device(world, device, wire, &out->gradients));
@@ -194,7 +171,7 @@ nn_status launch_learner_begin(launch_learner *l, int64_t step, const launch_bat
   nn_schedule schedule = schedule_of(config);
   double lr = nn_schedule_lr(&schedule, step);
   bool dense = launch_phases_dense(&l->phases, step);
-  l->spoil_loss = faulty(&l->loss_fault, step);
+  l->spoil_loss = launch_fault_due(&l->faults.loss, step + 1);
   double heads = (double)l->model_config.layers * l->model_config.kv_heads;
   l->host = (launch_numbers){
       .step =
@@ -234,7 +211,7 @@ static nats_batch rows_of(const nats_batch *batch, int64_t from, int64_t to) {
 
 static nn_status spoil_gradient(launch_learner *l, int64_t step) {
   const float nan = NAN;
-  if (!faulty(&l->gradient_fault, step))
+  if (!launch_fault_due(&l->faults.gradient, step + 1))
     return NN_OK;
   return nn_device_upload(l->device, l->params.grad, &nan, sizeof nan);
 }
@@ -280,8 +257,7 @@ nn_status launch_learner_passes(launch_learner *l, int64_t step, const nats_batc
   double before = l->sharded ? dist_gatherer_exposed_seconds(l->gatherer) : 0;
   l->exposed = 0;
   NN_TRY(spoil_gradient(l, step));
-  if (faulty(&l->slow_fault, step))
-    nanosleep(&(struct timespec){.tv_nsec = 40 * 1000 * 1000}, NULL);
+  launch_faults_strike(&l->faults, step + 1);
   for (int64_t i = 0; i < passes; i++) {
     nats_batch part = rows_of(share, i * share->batch / passes, (i + 1) * share->batch / passes);
     NN_TRY(take_pass(l, &part, &pass, i == passes - 1));

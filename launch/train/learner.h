@@ -10,6 +10,7 @@
 #include "dist/reducer.h"
 #include "launch/config/config.h"
 #include "launch/records/phases.h"
+#include "launch/train/faults.h"
 #include "nats/model.h"
 #include "nn/params.h"
 
@@ -20,10 +21,6 @@ typedef struct {
   float lambda;
   float pair_scale; // 1 / (causal pairs of the step over layers and kv heads)
 } launch_numbers;
-
-typedef struct {
-  int64_t first, last; // steps, from 1; 0: none
-} launch_fault;
 
 typedef struct {
   const launch_config *config;
@@ -48,7 +45,7 @@ typedef struct {
   int64_t most_passes;        // of a rank in a step; others may have one less
   launch_numbers host;
   launch_numbers *numbers; // device memory
-  launch_fault gradient_fault, loss_fault, slow_fault;
+  launch_faults faults;
   bool spoil_loss; // of the step under way
 } launch_learner;
 

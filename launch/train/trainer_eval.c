@@ -42,6 +42,8 @@ static nn_status score_share(launch_trainer *t) {
     int32_t count = (int32_t)(end - at < learner->micro_batch ? end - at : learner->micro_batch);
     if (status == NN_OK && count > 0)
       status = score(t, at, count);
+    if (round == 0)
+      launch_faults_strike_evaluation(&learner->faults, t->step);
     if (status == NN_OK && dist_stop_asked())
       status = NN_STOPPED;
     NN_TRY(dist_agree(t->world, status));

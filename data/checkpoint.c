@@ -358,6 +358,10 @@ static nn_status finish_earlier(data_checkpointer *c, bool wait) {
   return NN_OK;
 }
 
+bool data_checkpoint_under_way(const data_checkpointer *c) {
+  return c->under_way;
+}
+
 nn_status data_checkpoint_poll(data_checkpointer *c, bool wait) {
   double started = monotonic_seconds();
   nn_status status = finish_earlier(c, wait);

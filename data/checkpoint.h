@@ -66,6 +66,8 @@ int64_t data_checkpointer_snapshot_bytes(const data_checkpointer *checkpointer);
 nn_status data_checkpoint_save(data_checkpointer *checkpointer, const data_checkpoint_info *info);
 // Finishes the save under way if all ranks are done (or waits for it): collective, at step boundaries.
 nn_status data_checkpoint_poll(data_checkpointer *checkpointer, bool wait);
+// Whether polling has anything to do; the same on all ranks.
+bool data_checkpoint_under_way(const data_checkpointer *checkpointer);
 int32_t data_checkpoint_failures(const data_checkpointer *checkpointer);
 
 // What the checkpoints that this start completed took.

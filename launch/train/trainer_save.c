@@ -191,9 +191,12 @@ done:
 }
 
 nn_status launch_trainer_save(launch_trainer *t, bool now) {
+  bool wanted = t->saved_step != t->step && (now || due(t));
+  if (!wanted && !data_checkpoint_under_way(t->checkpoints))
+    return NN_OK; // still training: with its deadline, not the long one of a checkpoint
   launch_trainer_enter(t, LAUNCH_CHECKPOINT);
   NN_TRY(data_checkpoint_poll(t->checkpoints, false));
-  if (t->saved_step == t->step || !(now || due(t)))
+  if (!wanted)
     return NN_OK;
   if (dist_rank(t->world) == 0)
     launch_plot_start(&t->plot, t->config.run);

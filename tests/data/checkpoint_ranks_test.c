@@ -1,8 +1,9 @@
-// Checkpoints of several ranks: every test runs under mpirun on 1, 2 and 3 of them.
+// Checkpoints of several ranks: under mpirun, on 1, 2 and 3 of them.
 #include <signal.h> // kill
 
 #include "dist/group_table.h"
 #include "tests/data/checkpoint_fixture.h"
+#include "tests/rank_tests.h"
 
 static dist_group *world, *alone; // all ranks; a group of this rank only
 
@@ -12,25 +13,33 @@ static void start(void) {
   dist_set_deadline(world, 60);
   cr_ok(nn_device_open("cpu", "auto", 0, &device));
   seed = clock_seed();
-  if (dist_rank(world) == 0)
-    open_folder();
   cr_ok(dist_broadcast(world, &seed, sizeof seed, 0));
-  cr_ok(dist_broadcast(world, folder, sizeof folder, 0));
 }
 
 static void end(void) {
-  cr_ok(dist_barrier(world));
-  if (dist_rank(world) == 0)
-    close_folder();
   nn_device_close(device);
   dist_group_free(alone);
   dist_finalize(world);
 }
 
-TestSuite(ranks, .init = start, .fini = end, .timeout = 120);
+TestSuite(ranks, .init = start, .fini = end);
+
+// A folder for each test, with no faults in it but its own.
+static void open_shared_folder(void) {
+  unsetenv("NATSFORMER_FAULT");
+  if (dist_rank(world) == 0)
+    open_folder();
+  cr_ok(dist_broadcast(world, folder, sizeof folder, 0));
+}
+
+static void close_shared_folder(void) {
+  cr_ok(dist_barrier(world));
+  if (dist_rank(world) == 0)
+    close_folder();
+}
 
 // Broken: a run cannot continue on another number of ranks, or does with rows in the wrong place.
-Test(ranks, any_number_reads_what_any_number_wrote) {
+static void any_number_reads_what_any_number_wrote(void) {
   tensor_list list = make_tensors();
   int64_t step = 0;
   for (int32_t writers = 1; writers <= dist_size(world) + 1; writers++) {
@@ -118,7 +127,7 @@ static void read_shared(int64_t step, int64_t bucket_bytes) {
 }
 
 // Broken: a run with dist.shard loses its moments, or can only be continued with the same shards.
-Test(ranks, shards_are_written_as_whole_tensors) {
+static void shards_are_written_as_whole_tensors(void) {
   int64_t step = 0;
   for (int32_t writers = 1; writers <= dist_size(world) + 1; writers++)
     for (int64_t bytes = 1; bytes < 60000; bytes = 7 * bytes + 100) {
@@ -139,7 +148,7 @@ Test(ranks, shards_are_written_as_whole_tensors) {
 }
 
 // Broken: snapshots take more host memory than the tensors, or some rank does all the writing.
-Test(ranks, the_work_is_shared) {
+static void the_work_is_shared(void) {
   tensor_list list = make_tensors();
   data_checkpointer *checkpointer = open_checkpointer(world, &list, 1, false, 64);
   int64_t mine = data_checkpointer_snapshot_bytes(checkpointer), sum = mine, all = 0, row = 0;
@@ -155,7 +164,7 @@ Test(ranks, the_work_is_shared) {
 }
 
 // Broken: the disk of one node fails, the others believe that the checkpoint is there.
-Test(ranks, a_failure_of_one_is_a_failure_of_all) {
+static void a_failure_of_one_is_a_failure_of_all(void) {
   tensor_list list = make_tensors();
   data_checkpointer *checkpointer = open_checkpointer(world, &list, 2, false, 64);
   save(checkpointer, &list, 1, 1.0);
@@ -176,7 +185,7 @@ Test(ranks, a_failure_of_one_is_a_failure_of_all) {
 }
 
 // Broken: one slow disk stops all ranks at every step while a checkpoint is written.
-Test(ranks, a_slow_writer_holds_up_nobody) {
+static void a_slow_writer_holds_up_nobody(void) {
   if (dist_rank(world) == dist_size(world) - 1)
     setenv("NATSFORMER_FAULT", "checkpoint-slow:100", 1);
   tensor_list list = make_tensors();
@@ -196,7 +205,7 @@ Test(ranks, a_slow_writer_holds_up_nobody) {
 }
 
 // Broken: the ranks resume from different checkpoints, or one that hashes no damaged file goes on.
-Test(ranks, damage_that_one_rank_sees_is_seen_by_all) {
+static void damage_that_one_rank_sees_is_seen_by_all(void) {
   tensor_list list = make_tensors();
   data_checkpointer *checkpointer = open_checkpointer(world, &list, 2, false, 64);
   save(checkpointer, &list, 1, 1.0);
@@ -229,7 +238,7 @@ Test(ranks, damage_that_one_rank_sees_is_seen_by_all) {
 }
 
 // Broken: only one rank learns that the folder is taken, the others wait for it for ever.
-Test(ranks, all_hear_of_a_taken_folder) {
+static void all_hear_of_a_taken_folder(void) {
   int ready[2], fd = -1;
   pid_t child = -1;
   if (dist_rank(world) == 0) {
@@ -249,4 +258,17 @@ Test(ranks, all_hear_of_a_taken_folder) {
   nn_error_clear();
   if (child > 0)
     kill(child, SIGKILL);
+}
+
+Test(ranks, all) {
+  static const rank_test tests[] = {
+      RANK_TEST(any_number_reads_what_any_number_wrote),
+      RANK_TEST(shards_are_written_as_whole_tensors),
+      RANK_TEST(the_work_is_shared),
+      RANK_TEST(a_failure_of_one_is_a_failure_of_all),
+      RANK_TEST(a_slow_writer_holds_up_nobody),
+      RANK_TEST(damage_that_one_rank_sees_is_seen_by_all),
+      RANK_TEST(all_hear_of_a_taken_folder),
+  };
+  run_rank_tests(tests, sizeof tests / sizeof *tests, open_shared_folder, close_shared_folder);
 }

@@ -11,6 +11,7 @@
 #include "data/synth.h"
 #include "data/verify.h"
 #include "tests/data/data_fixture.h"
+#include "tests/rank_tests.h"
 
 static dist_group *world;
 static char shared[512]; // folder of rank 0, for all
@@ -18,18 +19,24 @@ static char shared[512]; // folder of rank 0, for all
 static void start(void) {
   cr_assert_eq(dist_init(NULL, NULL, &world), NN_OK, "%s", nn_error_text());
   dist_set_deadline(world, 60);
+}
+
+static void end(void) {
+  dist_finalize(world);
+}
+
+TestSuite(ranks, .init = start, .fini = end);
+
+static void open_shared_folder(void) {
   scratch_open();
   strcpy(shared, scratch(""));
   cr_ok(dist_broadcast(world, shared, sizeof shared, 0));
 }
 
-static void end(void) {
+static void close_shared_folder(void) {
   dist_barrier(world);
   scratch_close();
-  dist_finalize(world);
 }
-
-TestSuite(ranks, .init = start, .fini = end);
 
 static const char *common(const char *name) {
   static char paths[8][700];
@@ -65,7 +72,7 @@ static data_build build_of(const char *const *inputs, const char *folder) {
                       .shard_bytes = 2500};
 }
 
-Test(ranks, build_is_the_same_on_any_number) {
+static void build_is_the_same_on_any_number(void) {
   write_inputs();
   const char *inputs[] = {common("a.jsonl"), common("c.txt"), common("b.jsonl")};
   data_build all = build_of(inputs, common("all")), one = build_of(inputs, common("one"));
@@ -79,7 +86,7 @@ Test(ranks, build_is_the_same_on_any_number) {
   data_manifest_free(&made);
 }
 
-Test(ranks, synth_is_the_same_on_any_number) {
+static void synth_is_the_same_on_any_number(void) {
   data_synth synth = {.folder = common("all"),
                       .seed = 5,
                       .samples = 500,
@@ -97,7 +104,7 @@ Test(ranks, synth_is_the_same_on_any_number) {
 }
 
 // All ranks fail alike, with the text of the one that found it, and nothing stays.
-Test(ranks, a_bad_input_fails_on_all) {
+static void a_bad_input_fails_on_all(void) {
   write_inputs();
   if (dist_rank(world) == 0)
     write_file(common("c.txt"), "\xFF", 1);
@@ -109,7 +116,7 @@ Test(ranks, a_bad_input_fails_on_all) {
 }
 
 // Broken: only rank 0 learns that another process is writing there; the others wait for it for ever.
-Test(ranks, all_hear_of_another_build) {
+static void all_hear_of_another_build(void) {
   int ready[2], hold[2], fd = -1;
   pid_t child = -1;
   write_inputs();
@@ -138,7 +145,7 @@ Test(ranks, all_hear_of_another_build) {
 }
 
 // Every damaged file is named, whichever rank looked at it, and every rank knows.
-Test(ranks, verify_finds_damage_wherever_it_is) {
+static void verify_finds_damage_wherever_it_is(void) {
   write_inputs();
   const char *inputs[] = {common("a.jsonl"), common("c.txt"), common("b.jsonl")};
   data_build build = build_of(inputs, common("out"));
@@ -173,4 +180,13 @@ Test(ranks, verify_finds_damage_wherever_it_is) {
                          file->name);
   }
   data_verification_free(&found);
+}
+
+Test(ranks, all) {
+  static const rank_test tests[] = {
+      RANK_TEST(build_is_the_same_on_any_number),    RANK_TEST(synth_is_the_same_on_any_number),
+      RANK_TEST(a_bad_input_fails_on_all),           RANK_TEST(all_hear_of_another_build),
+      RANK_TEST(verify_finds_damage_wherever_it_is),
+  };
+  run_rank_tests(tests, sizeof tests / sizeof *tests, open_shared_folder, close_shared_folder);
 }

@@ -1,4 +1,4 @@
-// Collectives between real ranks. Every test runs on 1, 2 and 3 of them (tests/dist/CMakeLists.txt).
+// Collectives between real ranks: 1, 2 and 3 of them (tests/dist/CMakeLists.txt).
 #include <signal.h> // raise
 #include <stdio.h>  // snprintf
 #include <stdlib.h> // malloc
@@ -9,6 +9,7 @@
 #include "dist/stop.h"
 #include "nn/device_table.h" // a GPU that nobody has
 #include "tests/dist/fixture.h"
+#include "tests/rank_tests.h"
 
 TestSuite(ranks, .init = start_ranks, .fini = end_ranks);
 
@@ -89,7 +90,7 @@ static void check_allreduce(uint64_t seed, dist_type type, dist_op op, int64_t c
 }
 
 // Breaks: losses, gradients and counts summed over ranks are wrong, for some type, length or split.
-Test(ranks, reductions) {
+static void reductions(void) {
   uint64_t seed = fresh_seed();
   for (size_t part = 0; part < sizeof part_sizes / sizeof *part_sizes; part++) {
     dist_mpi_part_bytes = part_sizes[part];
@@ -106,7 +107,7 @@ static void fill(uint8_t *data, int64_t count, uint64_t seed, int32_t rank) {
 }
 
 // Breaks: configuration, seeds or text that one rank hands to the others arrive damaged.
-Test(ranks, broadcasts) {
+static void broadcasts(void) {
   uint64_t seed = fresh_seed();
   static uint8_t data[MOST], expected[MOST];
   for (size_t part = 0; part < sizeof part_sizes / sizeof *part_sizes; part++) {
@@ -122,7 +123,7 @@ Test(ranks, broadcasts) {
 }
 
 // Breaks: what every rank reports (counts, hashes, shard lists) is mixed up between ranks.
-Test(ranks, gathers) {
+static void gathers(void) {
   uint64_t seed = fresh_seed();
   int32_t size = dist_size(world);
   static uint8_t mine[MOST], all[3 * MOST], expected[MOST];
@@ -142,7 +143,7 @@ Test(ranks, gathers) {
 }
 
 // Breaks: work that rank 0 hands out reaches the wrong rank, or in pieces.
-Test(ranks, messages) {
+static void messages(void) {
   uint64_t seed = fresh_seed();
   static uint8_t data[MOST], expected[MOST];
   for (size_t part = 0; part < sizeof part_sizes / sizeof *part_sizes; part++) {
@@ -169,7 +170,7 @@ Test(ranks, messages) {
 }
 
 // Breaks: gradient buckets that overlap backward end with the wrong sums or never end.
-Test(ranks, several_reductions_under_way) {
+static void several_reductions_under_way(void) {
   enum { REQUESTS = 9, COUNT = 777 };
   uint64_t seed = fresh_seed();
   static float data[REQUESTS][COUNT];
@@ -190,7 +191,7 @@ Test(ranks, several_reductions_under_way) {
 }
 
 // Breaks: gradients and the world's own messages meet, or the GPU's device group is promised and missing.
-Test(ranks, gradients_have_a_group_of_their_own) {
+static void gradients_have_a_group_of_their_own(void) {
   nn_device *device;
   dist_group *gradients;
   cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK, "%s", nn_error_text());
@@ -220,7 +221,7 @@ Test(ranks, gradients_have_a_group_of_their_own) {
 
 // Breaks: an option that only GPUs have is taken and does nothing, or the ranks of a build without NCCL wait
 // for each other instead of saying why they cannot train.
-Test(ranks, refusals_of_gradient_groups) {
+static void refusals_of_gradient_groups(void) {
   nn_device *device;
   dist_group *gradients;
   cr_assert_eq(nn_device_open("cpu", "auto", 0, &device), NN_OK, "%s", nn_error_text());
@@ -269,7 +270,7 @@ static void check_agreement(int32_t failing) {
 }
 
 // Breaks: one rank fails and the others go on, hang, or report something else than the cause.
-Test(ranks, agree_on_the_lowest_failure) {
+static void agree_on_the_lowest_failure(void) {
   cr_assert_eq(dist_agree(world, NN_OK), NN_OK);
   for (int32_t failing = 0; failing < dist_size(world); failing++)
     check_agreement(failing);
@@ -279,7 +280,7 @@ Test(ranks, agree_on_the_lowest_failure) {
 }
 
 // Breaks: a run that failed on one rank while another was asked to stop is requeued as if all were well.
-Test(ranks, a_failure_outweighs_a_stop) {
+static void a_failure_outweighs_a_stop(void) {
   int32_t last = dist_size(world) - 1;
   nn_status mine = dist_rank(world) == last ? NN_FAIL(NN_ERR_IO, "disk full") : NN_STOPPED;
   cr_assert_eq(dist_agree(world, mine), NN_ERR_IO);
@@ -290,7 +291,7 @@ Test(ranks, a_failure_outweighs_a_stop) {
 }
 
 // Breaks: a signal that reached one rank makes it leave alone; the others hang at the next collective.
-Test(ranks, stop_together) {
+static void stop_together(void) {
   bool stop = true;
   cr_assert_eq(dist_stop_install(), NN_OK);
   cr_assert_eq(dist_stop_agreed(world, &stop), NN_OK);
@@ -299,4 +300,20 @@ Test(ranks, stop_together) {
     raise(SIGUSR1);
   cr_assert_eq(dist_stop_agreed(world, &stop), NN_OK, "%s", nn_error_text());
   cr_assert(stop);
+}
+
+Test(ranks, all) {
+  static const rank_test tests[] = {
+      RANK_TEST(reductions),
+      RANK_TEST(broadcasts),
+      RANK_TEST(gathers),
+      RANK_TEST(messages),
+      RANK_TEST(several_reductions_under_way),
+      RANK_TEST(gradients_have_a_group_of_their_own),
+      RANK_TEST(refusals_of_gradient_groups),
+      RANK_TEST(agree_on_the_lowest_failure),
+      RANK_TEST(a_failure_outweighs_a_stop),
+      RANK_TEST(stop_together),
+  };
+  run_rank_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
 }

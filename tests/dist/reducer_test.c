@@ -4,6 +4,7 @@
 
 #include "dist/reducer.h"
 #include "tests/dist/fixture.h"
+#include "tests/rank_tests.h"
 
 TestSuite(reducer, .init = start_ranks, .fini = end_ranks);
 
@@ -77,7 +78,7 @@ static uint64_t shared_seed(void) {
 }
 
 // Breaks: training on several ranks uses gradients that are not the sum over ranks.
-Test(reducer, sums_like_a_plain_all_reduce) {
+static void sums_like_a_plain_all_reduce(void) {
   uint64_t seed = shared_seed();
   stream shared = stream_of(seed, 1000), own = stream_of(seed, dist_rank(world));
   for (int round = 0; round < 30; round++) {
@@ -94,7 +95,7 @@ Test(reducer, sums_like_a_plain_all_reduce) {
 }
 
 // Breaks: two runs of the same configuration on the same ranks drift apart.
-Test(reducer, repeats_bit_for_bit) {
+static void repeats_bit_for_bit(void) {
   uint64_t seed = shared_seed();
   stream own = stream_of(seed, dist_rank(world));
   for (int64_t i = 0; i < MOST; i++)
@@ -107,4 +108,12 @@ Test(reducer, repeats_bit_for_bit) {
     reduce(MOST, 10000, &own); // another order of ranges, other moments of polling
     cr_assert_arr_eq((const char *)grad, (const char *)expected, sizeof grad);
   }
+}
+
+Test(reducer, all) {
+  static const rank_test tests[] = {
+      RANK_TEST(sums_like_a_plain_all_reduce),
+      RANK_TEST(repeats_bit_for_bit),
+  };
+  run_rank_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 // Pieces of one array between real ranks, and what is built on them: the layout of shards, the reducer that
-// sends sums to their owners, and the gatherer that brings parameters back. Each test runs on 1 to 4 ranks.
+// sends sums to their owners, and the gatherer that brings parameters back. On 1 to 4 ranks.
 #include <stdlib.h> // free
 #include <string.h> // memcpy
 #include <time.h>   // nanosleep
@@ -8,6 +8,7 @@
 #include "dist/group_table.h"
 #include "dist/reducer.h"
 #include "tests/dist/fixture.h"
+#include "tests/rank_tests.h"
 
 TestSuite(shards, .init = start_ranks, .fini = end_ranks);
 
@@ -37,7 +38,7 @@ static void random_starts(uint64_t seed, int64_t count, int64_t *starts) {
 
 // Breaks: the optimizer updates a part of the parameters with something else than the sum of all ranks'
 // gradients.
-Test(shards, reduce_scatter) {
+static void reduce_scatter(void) {
   static float data[MOST];
   uint64_t seed = shared_seed();
   int32_t rank = dist_rank(world);
@@ -61,7 +62,7 @@ Test(shards, reduce_scatter) {
 }
 
 // Breaks: after an update the ranks compute with different parameters.
-Test(shards, allgather) {
+static void allgather(void) {
   static uint16_t data[MOST];
   uint64_t seed = shared_seed();
   int32_t rank = dist_rank(world);
@@ -81,7 +82,7 @@ Test(shards, allgather) {
 }
 
 // Breaks: an element has two owners or none, or its moments are looked for in another place than they are.
-Test(shards, every_element_has_one_owner) {
+static void every_element_has_one_owner(void) {
   uint64_t seed = shared_seed();
   static int8_t seen[MOST];
   for (int round = 0; round < 40; round++, seed++) {
@@ -181,7 +182,7 @@ static void check_sums(const fixture *f, uint64_t seed, int passes) {
 }
 
 // Breaks: sharded training uses wrong gradients, with buckets that begin and end anywhere in a layer.
-Test(shards, reducer_sends_sums_to_their_owners) {
+static void reducer_sends_sums_to_their_owners(void) {
   for (int64_t bytes = 1; bytes < 40000; bytes = bytes * 5 + 3) {
     fixture f;
     dist_reducer *reducer;
@@ -197,7 +198,7 @@ Test(shards, reducer_sends_sums_to_their_owners) {
 
 // Breaks: the same with dist.shard=gradients, where several passes add up in the shard and each layer's
 // gradient uses the memory of the layer before.
-Test(shards, window_adds_up_passes) {
+static void window_adds_up_passes(void) {
   for (int64_t bytes = 1; bytes < 40000; bytes = bytes * 5 + 3) {
     fixture f;
     dist_reducer *reducer;
@@ -214,7 +215,7 @@ Test(shards, window_adds_up_passes) {
 }
 
 // Breaks: forward runs into parameters that have not arrived.
-Test(shards, gatherer_brings_what_forward_asks_for) {
+static void gatherer_brings_what_forward_asks_for(void) {
   for (int64_t bytes = 1; bytes < 40000; bytes = bytes * 5 + 3) {
     fixture f;
     dist_gatherer *gatherer;
@@ -242,7 +243,7 @@ Test(shards, gatherer_brings_what_forward_asks_for) {
 }
 
 // Breaks: two runs of the same sharded configuration drift apart.
-Test(shards, sums_repeat_bit_for_bit) {
+static void sums_repeat_bit_for_bit(void) {
   static float data[MOST], first[MOST];
   int32_t rank = dist_rank(world), size = dist_size(world);
   int64_t starts[RANKS + 1];
@@ -264,7 +265,7 @@ Test(shards, sums_repeat_bit_for_bit) {
 }
 
 // Breaks: a wrong cut is sent to other ranks, which then wait for ever.
-Test(shards, pieces_that_do_not_follow_each_other_are_refused) {
+static void pieces_that_do_not_follow_each_other_are_refused(void) {
   float data[4] = {0};
   int64_t starts[RANKS + 1] = {1, 2};
   dist_request *request;
@@ -274,4 +275,18 @@ Test(shards, pieces_that_do_not_follow_each_other_are_refused) {
   starts[1] = -3;
   cr_assert_eq(dist_allgather_start(world, data, sizeof *data, starts, &request), NN_ERR_INTERNAL);
   nn_error_clear();
+}
+
+Test(shards, all) {
+  static const rank_test tests[] = {
+      RANK_TEST(reduce_scatter),
+      RANK_TEST(allgather),
+      RANK_TEST(every_element_has_one_owner),
+      RANK_TEST(reducer_sends_sums_to_their_owners),
+      RANK_TEST(window_adds_up_passes),
+      RANK_TEST(gatherer_brings_what_forward_asks_for),
+      RANK_TEST(sums_repeat_bit_for_bit),
+      RANK_TEST(pieces_that_do_not_follow_each_other_are_refused),
+  };
+  run_rank_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
 }

@@ -160,3 +160,13 @@ wait_for_job_step() {
   done
   fail "step $2 not reached within 30 s"
 }
+
+# wait_for_job_line TEXT
+wait_for_job_line() {
+  for _ in $(seq 600); do
+    ! grep -q -- "$1" "$log" 2>/dev/null || return 0
+    case $(job_state) in *FAILED* | *COMPLETED* | *CANCELLED*) fail "job $job ended without a line with '$1'" ;; esac
+    sleep 0.1
+  done
+  fail "no line with '$1' within a minute"
+}

@@ -6,10 +6,10 @@ tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$tests")
 work=$(mktemp -d)
 log=$work/log
-limit=60 # seconds of a run
+limit=60 # seconds of a run, and of each wait for one: less than CTest's, which tells nothing of what was going on
 started='' # what runs in the background
 clean_up() {
-  [ -z "$started" ] || kill "$started" 2>/dev/null
+  [ -z "$started" ] || end_started
   rm -rf "$work"
 }
 trap clean_up EXIT
@@ -27,16 +27,6 @@ fail() {
 device=${NATSFORMER_TEST_DEVICE:-cpu}
 [ "$device" = cuda ] || export CUDA_VISIBLE_DEVICES=
 
-# train RANKS SETTINGS...: the exit code in $status, the output in $log. Hanging is a failure. 0 ranks: one
-# process without mpirun, which needs seconds to end after a failure.
-train() {
-  local launcher=(bash "$tests/ranks.sh" "$1")
-  [ "$1" -gt 0 ] || launcher=()
-  timeout --kill-after=5 "$limit" "${launcher[@]}" "$program" train "$work/config.yaml" "${@:2}" >"$log" 2>&1
-  status=$?
-  case $status in 124 | 137) fail "still running after $limit s" ;; esac
-}
-
 expect_status() {
   [ "$status" -eq "$1" ] || fail "exit code $status instead of $1"
 }
@@ -49,43 +39,117 @@ expect_no_line() {
   ! grep -q -- "$1" "$log" || fail "a line with '$1'"
 }
 
+# ---- in the background
+
 # steps RUN: lines of its metrics so far.
 steps() {
   { wc -l <"$1/metrics.jsonl" || echo 0; } 2>/dev/null
 }
 
-# begin RANKS SETTINGS...: starts training in the background as $started.
-begin() {
-  bash "$tests/ranks.sh" "$1" "$program" train "$work/config.yaml" "${@:2}" >"$log" 2>&1 &
+# start COMMAND...: in the background as $started, with its output in $log.
+start() {
+  "$@" >"$log" 2>&1 &
   started=$!
+}
+
+# begin RANKS SETTINGS...: starts training. 0 ranks: one process without mpirun, which takes longer to start than a
+# short run.
+begin() {
+  local launcher=(bash "$tests/ranks.sh" "$1")
+  [ "$1" -gt 0 ] || launcher=()
+  start "${launcher[@]}" "$program" train "$work/config.yaml" "${@:2}"
+}
+
+# nap SECONDS: as sleep, without a process.
+exec {silence}<> <(:)
+nap() {
+  read -rt "$1" -u "$silence"
+}
+
+# descendants PID: it and the processes that it started.
+descendants() {
+  local child
+  echo "$1"
+  for child in $(pgrep -P "$1"); do
+    descendants "$child"
+  done
+}
+
+# With all that it started, stopped processes too; nobody is asked.
+end_started() {
+  # shellcheck disable=SC2046 # a word each
+  kill -KILL $(descendants "$started") 2>/dev/null
+  wait "$started" 2>/dev/null
+  started=''
+}
+
+# give_up WHAT: fails, and tells what the processes were at.
+give_up() {
+  echo "$name: $1; processes:"
+  ps -o pid,ppid,stat,wchan:20,etime,time,args -p "$(descendants "$started" | paste -s -d ,)"
+  end_started
+  fail "$1"
+}
+
+# wait_until WHAT COMMAND...: until the command succeeds, while what runs in the background does.
+wait_until() {
+  local end=$((SECONDS + limit)) runs=yes
+  until "${@:2}"; do
+    [ $runs = yes ] || fail "ended before: $1"
+    [ $SECONDS -lt $end ] || give_up "not within $limit s: $1"
+    nap 0.02
+    kill -0 "$started" 2>/dev/null || runs=no # and look once more
+  done
+}
+
+has_steps() {
+  [ "$(steps "$1")" -ge "$2" ]
+}
+
+has_line() {
+  grep -q -- "$1" "$log"
 }
 
 # wait_for_step RUN STEP
 wait_for_step() {
-  for _ in $(seq 600); do
-    [ "$(steps "$1")" -lt "$2" ] || return 0
-    kill -0 "$started" 2>/dev/null || fail "ended before step $2"
-    sleep 0.05
-  done
-  fail "step $2 not reached within 30 s"
+  wait_until "step $2" has_steps "$1" "$2"
 }
 
 # wait_for_line TEXT: in the output of what runs in the background.
 wait_for_line() {
-  for _ in $(seq 600); do
-    ! grep -q -- "$1" "$log" || return 0
-    kill -0 "$started" 2>/dev/null || fail "ended without a line with '$1'"
-    sleep 0.05
-  done
-  fail "no line with '$1' within 30 s"
+  wait_until "a line with '$1'" has_line "$1"
 }
 
 # finish: waits for what `begin` started, its exit code in $status.
 finish() {
+  local end=$((SECONDS + limit))
+  while kill -0 "$started" 2>/dev/null; do
+    [ $SECONDS -lt $end ] || give_up "still running after $limit s"
+    nap 0.02
+  done
   wait "$started"
   status=$?
   started=''
 }
+
+# train RANKS SETTINGS...: a whole run, its exit code in $status.
+train() {
+  begin "$@"
+  finish
+}
+
+# stop STEP RANKS SETTINGS...: starts a run, and asks it to stop in the middle of this step. However fast it is, it
+# waits there for that.
+stop() {
+  NATSFORMER_FAULT=waits:$1 begin "${@:2}"
+  wait_for_line "step $1: waiting to be asked to stop"
+  kill -USR1 "$started"
+  finish
+  expect_status 75
+  expect_line "stopped after step $1 "
+}
+
+# ---- what a run leaves
 
 # metrics RUN: without the fields that tell time.
 metrics() {

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int32_t chunk_count(const reference *r) {
@@ -16,12 +17,11 @@ static bool in_window(const reference *r, int32_t i, int32_t a) {
   return i <= (int64_t)(a + 1) * r->chunk - 1 + r->window;
 }
 
-// prod over a < b < end of (1 - G_b), without b = `without`
-static double survival(const reference *r, int32_t kv_head, int32_t a, int32_t end, int32_t without) {
+// prod over a < b < end of (1 - G_b); nothing behind a factor of 0 changes it
+static double survival(const reference *r, int32_t kv_head, int32_t a, int32_t end) {
   double product = 1;
-  for (int32_t b = a + 1; b < end; b++)
-    if (b != without)
-      product *= 1 - weights_of(r, kv_head, b)[0];
+  for (int32_t b = a + 1; b < end && product != 0; b++)
+    product *= 1 - weights_of(r, kv_head, b)[0];
   return product;
 }
 
@@ -30,7 +30,7 @@ double reference_mask(const reference *r, int32_t kv_head, int32_t i, int32_t j)
   if (a == end && r->chunk > 1)
     return 1;
   const double *w = weights_of(r, kv_head, a);
-  return w[0] + w[1] * survival(r, kv_head, a, end, -1) + w[2] * in_window(r, i, a);
+  return w[0] + w[1] * survival(r, kv_head, a, end) + w[2] * in_window(r, i, a);
 }
 
 static double dot(const double *a, const double *b, int32_t count) {
@@ -82,21 +82,29 @@ double reference_forward(const reference *r) {
   return loss;
 }
 
-// D_ij = dLoss/dM_ij to the weights that M_ij is made of.
-static void add_type_gradients(const reference *r, int32_t kv_head, int32_t i, int32_t j, double d) {
+// d = dLoss/dM_ij to the weights that M_ij is made of. `before` has room for a number of every chunk and one
+// more.
+static void add_type_gradients(const reference *r, int32_t kv_head, int32_t i, int32_t j, double d,
+                               double *before) {
   const int32_t a = j / r->chunk, end = i / r->chunk;
   if (a == end && r->chunk > 1)
     return;
   double *to = r->dtypes + (int64_t)kv_head * chunk_count(r) * 3;
   to[a * 3 + 0] += d;
-  to[a * 3 + 1] += d * survival(r, kv_head, a, end, -1);
+  to[a * 3 + 1] += d * survival(r, kv_head, a, end);
   to[a * 3 + 2] += d * in_window(r, i, a);
-  const double local = weights_of(r, kv_head, a)[1];
-  for (int32_t b = a + 1; b < end && local != 0; b++)
-    to[b * 3] -= d * local * survival(r, kv_head, a, end, b);
+  // L_a times the product without its factor of b: what comes before it times what comes behind it
+  int32_t b = a + 1;
+  for (before[b] = weights_of(r, kv_head, a)[1]; b < end && before[b] != 0; b++)
+    before[b + 1] = before[b] * (1 - weights_of(r, kv_head, b)[0]);
+  double behind = survival(r, kv_head, b - 1, end);
+  while (--b > a) {
+    to[b * 3] -= d * before[b] * behind;
+    behind *= 1 - weights_of(r, kv_head, b)[0];
+  }
 }
 
-static void backward_pair(const reference *r, int32_t head, int32_t i, int32_t j) {
+static void backward_pair(const reference *r, int32_t head, int32_t i, int32_t j, double *scratch) {
   const int32_t kv_head = head / (r->heads / r->kv_heads), size = r->head_size;
   const int64_t row = at(r, i, head, r->heads), column = at(r, j, kv_head, r->kv_heads);
   const double mask = reference_mask(r, kv_head, i, j);
@@ -105,7 +113,7 @@ static void backward_pair(const reference *r, int32_t head, int32_t i, int32_t j
     e = fmin(e, r->clip);
   const double d =
       e * (dot(r->d_o + row, r->v + column, size) - dot(r->d_o + row, r->o + row, size)); // dLoss/dM_ij
-  add_type_gradients(r, kv_head, i, j, d);
+  add_type_gradients(r, kv_head, i, j, d, scratch);
   for (int32_t c = 0; c < size; c++) {
     r->dv[column + c] += mask * e * r->d_o[row + c];
     r->dk[column + c] += mask * d * r->q[row + c] / sqrt(size);
@@ -120,8 +128,10 @@ void reference_backward(const reference *r) {
   memset(r->dk, 0, keys * sizeof *r->dk);
   memset(r->dv, 0, keys * sizeof *r->dv);
   memset(r->dtypes, 0, (size_t)r->kv_heads * (size_t)chunk_count(r) * 3 * sizeof *r->dtypes);
+  double *scratch = malloc(((size_t)chunk_count(r) + 1) * sizeof *scratch);
   for (int32_t head = 0; head < r->heads; head++)
     for (int32_t i = 0; i < r->length; i++)
       for (int32_t j = 0; j <= i; j++)
-        backward_pair(r, head, i, j);
+        backward_pair(r, head, i, j, scratch);
+  free(scratch);
 }

@@ -63,7 +63,7 @@ DEVICE_TEST(type_rows, the_mean_over_draws_is_the_whole_gradient) {
     const size_t count = (size_t)entries(&c);
     double *sum = calloc(count, sizeof *sum), *squares = calloc(count, sizeof *squares);
     const float *whole = whole_gradient(&c);
-    const int draws = test_is_emulated(device) ? 60 : 600;
+    const int draws = test_is_emulated(device) ? 60 : 240;
     for (int step = 0; step < draws; step++)
       add_draw(&c, step, sum, squares);
     double largest = 0;

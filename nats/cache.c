@@ -7,24 +7,37 @@
 
 // ---- life
 
+static nn_status allocate_device(nats_cache *cache) {
+  if (!cache->choice.policy->needs_scorer)
+    return NN_OK;
+  void *memory;
+  size_t logits = (size_t)cache->list_count * NATS_TYPES;
+  NN_TRY(nn_device_alloc(cache->device, logits * sizeof *cache->device_logits, "logits of types", &memory));
+  cache->device_logits = memory;
+  return NN_OK;
+}
+
 static nn_status allocate(nats_cache *cache) {
   const nats_cache_shape *shape = &cache->shape;
   size_t lists = (size_t)cache->list_count, state = (size_t)cache->choice.policy->state_size;
+  size_t layer = (size_t)nats_cache_layer_size(cache),
+         heads = (size_t)shape->layers * (size_t)shape->kv_heads;
   cache->lists = calloc(lists, sizeof *cache->lists);
   cache->state = calloc(lists * state + 1, sizeof *cache->state);
-  cache->pairs = calloc((size_t)shape->layers * (size_t)shape->kv_heads * 2, sizeof *cache->pairs);
-  cache->rows = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->rows);
-  cache->changes = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->changes);
-  cache->prompt_pairs = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->prompt_pairs);
-  cache->stored = calloc((size_t)nats_cache_layer_size(cache), sizeof *cache->stored);
-  cache->head_rank = calloc((size_t)shape->layers * (size_t)shape->kv_heads, sizeof *cache->head_rank);
+  cache->pairs = calloc(heads * 2, sizeof *cache->pairs);
+  cache->made.rows = calloc(lists, sizeof *cache->made.rows);
+  cache->made.entries = calloc(lists, sizeof *cache->made.entries);
+  cache->changes = calloc(lists, sizeof *cache->changes);
+  cache->prompt_pairs = calloc(layer, sizeof *cache->prompt_pairs);
+  cache->stored = calloc(layer, sizeof *cache->stored);
+  cache->head_rank = calloc(heads, sizeof *cache->head_rank);
   cache->sample = calloc((size_t)shape->sequences, sizeof *cache->sample);
-  if (!cache->lists || !cache->state || !cache->pairs || !cache->rows || !cache->changes ||
-      !cache->prompt_pairs || !cache->stored || !cache->head_rank || !cache->sample)
+  if (!cache->lists || !cache->state || !cache->pairs || !cache->made.rows || !cache->made.entries ||
+      !cache->changes || !cache->prompt_pairs || !cache->stored || !cache->head_rank || !cache->sample)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld cache lists", (long long)cache->list_count);
   for (size_t i = 0; i < lists; i++)
     cache->lists[i].tokens.state = cache->state + i * state;
-  return NN_OK;
+  return allocate_device(cache);
 }
 
 // Of equal heads the first ranks higher.
@@ -82,6 +95,8 @@ void nats_cache_reset(nats_cache *cache) {
     list->tokens.length = 0;
     nats_list_free(list);
   }
+  nats_page_pool_trim(&cache->pool);
+  cache->entry_count = cache->addition_count = cache->move_count = 0; // of a step that failed
   memset(cache->state, 0, state * sizeof *cache->state);
   memset(cache->pairs, 0, (size_t)shape->layers * (size_t)shape->kv_heads * 2 * sizeof *cache->pairs);
   cache->positions = 0;
@@ -100,28 +115,19 @@ void nats_cache_free(nats_cache *cache) {
   for (int64_t i = 0; cache->lists && i < cache->list_count; i++)
     nats_list_free(&cache->lists[i]);
   nats_page_pool_free(&cache->pool);
+  nn_device_free(cache->device, cache->page_table);
+  nn_device_free(cache->device, cache->device_packed);
+  nn_device_free(cache->device, cache->device_logits);
   nn_device_free(cache->device, cache->device_weights);
-  free(cache->weights);
-  free(cache->logits);
-  free(cache->turn_room);
-  free(cache->turns);
-  free(cache->merge_to);
-  free(cache->drop);
-  free(cache->slot_moves);
-  free(cache->additions);
-  free(cache->moves);
-  free(cache->writes);
-  free(cache->harmonic);
-  free(cache->types);
-  free(cache->stored);
-  free(cache->prompt_pairs);
-  free(cache->changes);
-  free(cache->rows);
-  free(cache->sample);
-  free(cache->head_rank);
-  free(cache->pairs);
-  free(cache->state);
-  free(cache->lists);
+  void *const of_host[] = {
+      cache->made.rows,  cache->made.items, cache->made.turns, cache->made.entries, cache->made.additions,
+      cache->made.moves, cache->packed,     cache->logits,     cache->weights,      cache->changes,
+      cache->drop,       cache->merge_to,   cache->slot_moves, cache->turn_room,    cache->prompt_pairs,
+      cache->stored,     cache->types,      cache->harmonic,   cache->sample,       cache->head_rank,
+      cache->pairs,      cache->state,      cache->lists,
+  };
+  for (size_t i = 0; i < sizeof of_host / sizeof *of_host; i++)
+    free(of_host[i]);
   free(cache);
 }
 
@@ -188,7 +194,8 @@ static int ascending(const void *a, const void *b) {
 int32_t nats_cache_positions(const nats_cache *cache, int32_t sequence, int32_t layer, int32_t head,
                              int32_t *positions) {
   const nats_policy_list *tokens =
-      &nats_cache_layer(cache, layer)[(int64_t)sequence * cache->shape.kv_heads + head].tokens;
+      &cache->lists[((int64_t)layer * cache->shape.sequences + sequence) * cache->shape.kv_heads + head]
+           .tokens;
   if (positions && tokens->length > 0) {
     memcpy(positions, tokens->position, (size_t)tokens->length * sizeof *positions);
     qsort(positions, (size_t)tokens->length, sizeof *positions, ascending);

@@ -37,7 +37,7 @@ typedef struct {
   int64_t token_stride;
   const nn_act *q;     // [S, H, D]
   const nn_act *k, *v; // [S * T, Hk, D]
-  const float *logits; // [S * T, Hk, 3] device memory, NULL in models without scorers
+  const float *logits; // [S * T, Hk, 3] of a prompt, device memory, NULL in models without scorers
   const uint8_t
       *types;        // [S, Hk, T / C rounded up] of a prompt, device memory, NULL in models without scorers
   nn_act *o;         // [S, H, D]
@@ -45,10 +45,22 @@ typedef struct {
   int32_t positions; // rows of it
 } nats_cache_tokens;
 
-// Position `position` of one layer, for all sequences (T = 1): evict, append, attend into `o`, evict.
-// `prompt`: tokens of the prompt that this position belongs to, 0 outside of one.
-nn_status nats_cache_step(nats_cache *cache, int32_t layer, int32_t position, int32_t prompt,
-                          const nats_cache_tokens *tokens);
+// A step: `begin`, then every layer, then `end`. Nobody waits for the device but `end`, and that only where
+// the policy reads what was computed; layers send nothing to it, and read tables that `begin` has sent.
+
+// All lists drop what expires before `position` and get room for its token. `prompt`: tokens of the prompt
+// that this position belongs to, 0 outside of one.
+nn_status nats_cache_begin(nats_cache *cache, int32_t position, int32_t prompt);
+
+// Where the scorers of a layer write their logits, [S, Hk, 3] device memory; NULL where the policy reads
+// none.
+float *nats_cache_logits(nats_cache *cache, int32_t layer);
+
+// One layer, for all sequences (T = 1): appends k and v, and attends into `o`.
+nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens);
+
+// All lists drop what the token ends.
+nn_status nats_cache_end(nats_cache *cache);
 
 // The rows of sequences [first, first + count) of a prompt, [count, length].
 typedef struct {

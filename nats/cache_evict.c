@@ -19,8 +19,9 @@ nn_status nats_cache_reserve(void **items, int64_t *capacity, int64_t count, siz
   return NN_OK;
 }
 
-nn_status nats_cache_reserve_slots(nats_cache *cache, int32_t parts, int32_t length) {
-  int64_t count = (int64_t)parts * length, drop = cache->slot_capacity, merge_to = cache->slot_capacity;
+// For hooks of `parts` lists at a time, `length` slots each.
+static nn_status reserve_slots(nats_cache *cache, int64_t parts, int32_t length) {
+  int64_t count = parts * length, drop = cache->slot_capacity, merge_to = cache->slot_capacity;
   cache->slot_stride = length;
   NN_TRY(nats_cache_reserve((void **)&cache->drop, &drop, count, sizeof *cache->drop));
   NN_TRY(nats_cache_reserve((void **)&cache->merge_to, &merge_to, count, sizeof *cache->merge_to));
@@ -46,15 +47,24 @@ void nats_cache_note_peaks(nats_cache *cache) {
     cache->peak_live_tokens = cache->live_tokens;
 }
 
+void nats_cache_count_pairs(nats_cache *cache, int64_t i, nats_policy_pairs pairs, double causal) {
+  int64_t heads = cache->shape.kv_heads, layer = i / nats_cache_layer_size(cache);
+  double *counts = cache->pairs + 2 * (layer * heads + i % heads);
+  counts[0] += pairs.live;
+  counts[1] += causal;
+  cache->stepmean += pairs.shares;
+}
+
 // ---- one list
 
-nats_policy_step nats_cache_step_of(const nats_cache *cache, int32_t layer, int32_t l, int32_t position,
-                                    int32_t prompt) {
+nats_policy_step nats_cache_step_of(const nats_cache *cache, int64_t i) {
   const nats_cache_shape *shape = &cache->shape;
+  int32_t layer = (int32_t)(i / nats_cache_layer_size(cache)),
+          l = (int32_t)(i % nats_cache_layer_size(cache));
   int32_t head = l % shape->kv_heads;
   nats_policy_step step = {
-      .position = position,
-      .prompt = prompt,
+      .position = cache->position,
+      .prompt = cache->prompt,
       .chunk = shape->chunk,
       .sample = cache->sample[l / shape->kv_heads],
       .layer = layer,
@@ -67,12 +77,12 @@ nats_policy_step nats_cache_step_of(const nats_cache *cache, int32_t layer, int3
   return step;
 }
 
-nats_list_change nats_cache_ask(nats_cache *cache, nats_policy_hook hook, const nats_policy_step *step,
-                                nats_policy_list *tokens, int64_t part) {
+// `at`: a stretch of the scratch.
+static nats_list_change ask(nats_cache *cache, nats_policy_hook hook, const nats_policy_step *step,
+                            nats_policy_list *tokens, int64_t at) {
   const nats_policy *policy = cache->choice.policy;
-  int64_t at = part * cache->slot_stride;
   int32_t *drop = cache->drop + at;
-  nats_list_change change = {.dropped = hook ? hook(step, tokens, drop) : 0};
+  nats_list_change change = {.dropped = hook(step, tokens, drop)};
   if (change.dropped == 0)
     return change;
   if (policy->merge && change.dropped == 1) {
@@ -83,71 +93,65 @@ nats_list_change nats_cache_ask(nats_cache *cache, nats_policy_hook hook, const 
   return change;
 }
 
-// ---- all lists of a layer
+// ---- all lists
 
-static int32_t longest_of(const nats_cache_list *lists, int32_t count) {
-  int32_t longest = 0;
-  for (int32_t l = 0; l < count; l++)
-    longest = lists[l].tokens.length > longest ? lists[l].tokens.length : longest;
-  return longest;
-}
-
-static nn_status ask_all(nats_cache *cache, nats_policy_hook hook, const nats_cache_moment *moment) {
-  nats_cache_list *lists = nats_cache_layer(cache, moment->layer);
-  int32_t count = nats_cache_layer_size(cache), longest = longest_of(lists, count);
-  NN_TRY(nats_cache_reserve_slots(cache, count, longest + 1));
-#pragma omp parallel for schedule(static) if (nn_range_is_large((int64_t)count * longest))
-  for (int32_t l = 0; l < count; l++) {
-    nats_policy_step step = nats_cache_step_of(cache, moment->layer, l, moment->position, moment->prompt);
-    step.logits = moment->logits ? moment->logits + (int64_t)l * NATS_TYPES : NULL;
-    lists[l].tokens.weight = moment->weights ? moment->weights + (int64_t)l * moment->longest : NULL;
-    cache->changes[l] = nats_cache_ask(cache, hook, &step, &lists[l].tokens, l);
+// Lists [first, first + count), at the same time.
+static void ask_some(nats_cache *cache, nats_policy_hook hook, nats_cache_seen seen, int64_t first,
+                     int64_t count) {
+#pragma omp parallel for schedule(static) if (nn_range_is_large(count * cache->slot_stride))
+  for (int64_t n = 0; n < count; n++) {
+    int64_t i = first + n;
+    nats_policy_list *tokens = &cache->lists[i].tokens;
+    nats_policy_step step = nats_cache_step_of(cache, i);
+    step.logits = seen.logits ? seen.logits + i * NATS_TYPES : NULL;
+    tokens->weight = seen.weights ? seen.weights + i * cache->longest : NULL;
+    cache->changes[i] = ask(cache, hook, &step, tokens, n * cache->slot_stride);
   }
-  return NN_OK;
 }
 
-// The slots that list `l` names, over all pages, after those of the lists before it.
-static nn_status remember(nats_cache *cache, int32_t layer, int32_t l, int64_t *moves, int64_t *additions) {
-  const nats_cache_list *list = &nats_cache_layer(cache, layer)[l];
-  const nats_list_change *change = &cache->changes[l];
-  int64_t at = l * cache->slot_stride;
-  int32_t page = cache->shape.page_tokens;
-  NN_TRY(nats_cache_reserve((void **)&cache->moves, &cache->move_capacity, *moves + change->moved,
-                            sizeof *cache->moves));
-  NN_TRY(nats_cache_reserve((void **)&cache->additions, &cache->addition_capacity,
-                            *additions + change->merged, sizeof *cache->additions));
+// What a hook did to list `i`, as the device is to do it; `at`: the stretch of the scratch that says so.
+static nn_status note_change(nats_cache *cache, int64_t i, int64_t at) {
+  nats_cache_list *list = &cache->lists[i];
+  const nats_list_change *change = &cache->changes[i];
+  const nats_page_pool *pool = &cache->pool;
+  if (change->dropped == 0)
+    return NN_OK;
+  NN_TRY(nats_cache_reserve((void **)&cache->made.moves, &cache->move_capacity,
+                            cache->move_count + change->moved, sizeof *cache->made.moves));
+  NN_TRY(nats_cache_reserve((void **)&cache->made.additions, &cache->addition_capacity,
+                            cache->addition_count + change->merged, sizeof *cache->made.additions));
   for (int32_t m = 0; m < change->merged; m++)
-    cache->additions[(*additions)++] = (nats_cache_addition){
-        .from = nats_list_slot(list, change->merge_from, page),
-        .to = nats_list_slot(list, cache->merge_to[at + m], page),
+    cache->made.additions[cache->addition_count++] = (nats_cache_addition){
+        .from = nats_list_slot(list, pool, change->merge_from),
+        .to = nats_list_slot(list, pool, cache->merge_to[at + m]),
         .factor = change->merge_factor,
     };
   for (int32_t m = 0; m < change->moved; m++)
-    cache->moves[(*moves)++] = (nats_cache_move){
-        .from = nats_list_slot(list, cache->slot_moves[at + m].from, page),
-        .to = nats_list_slot(list, cache->slot_moves[at + m].to, page),
+    cache->made.moves[cache->move_count++] = (nats_cache_move){
+        .from = nats_list_slot(list, pool, cache->slot_moves[at + m].from),
+        .to = nats_list_slot(list, pool, cache->slot_moves[at + m].to),
     };
   cache->live_tokens -= change->dropped;
-  return NN_OK;
+  NN_TRY(nats_list_fit_pages(list, &cache->pool));
+  return nats_cache_fit(cache, list, list->tokens.length);
 }
 
-nn_status nats_cache_evict(nats_cache *cache, nats_policy_hook hook, const nats_cache_moment *moment) {
+enum { SLOTS_AT_ONCE = 1 << 22 }; // of scratch
+
+nn_status nats_cache_evict(nats_cache *cache, nats_policy_hook hook, nats_cache_seen seen) {
+  int32_t longest = 1;
   if (!hook)
     return NN_OK;
-  int32_t layer = moment->layer, count = nats_cache_layer_size(cache);
-  nats_cache_list *lists = nats_cache_layer(cache, layer);
-  int64_t moves = 0, additions = 0;
-  NN_TRY(ask_all(cache, hook, moment));
-  for (int32_t l = 0; l < count; l++)
-    NN_TRY(remember(cache, layer, l, &moves, &additions));
-  nats_cache_pages pages = nats_page_pool_view(&cache->pool);
-  NN_TRY(nats_cache_merge_run(cache->device, &(nats_cache_merge){pages, cache->additions, additions}));
-  NN_TRY(nats_cache_compact_run(cache->device, &(nats_cache_compact){pages, cache->moves, moves}));
-  for (int32_t l = 0; l < count; l++) { // after the moves: they read these pages
-    if (cache->changes[l].dropped == 0)
-      continue;
-    NN_TRY(nats_list_fit_pages(&lists[l], &cache->pool));
-    NN_TRY(nats_cache_fit(cache, &lists[l], lists[l].tokens.length));
+  for (int64_t i = 0; i < cache->list_count; i++)
+    longest = cache->lists[i].tokens.length > longest ? cache->lists[i].tokens.length : longest;
+  int64_t at_once = longest < SLOTS_AT_ONCE ? SLOTS_AT_ONCE / longest : 1;
+  at_once = at_once < cache->list_count ? at_once : cache->list_count;
+  NN_TRY(reserve_slots(cache, at_once, longest));
+  for (int64_t first = 0; first < cache->list_count; first += at_once) {
+    int64_t left = cache->list_count - first, count = left < at_once ? left : at_once;
+    ask_some(cache, hook, seen, first, count);
+    for (int64_t n = 0; n < count; n++)
+      NN_TRY(note_change(cache, first + n, n * cache->slot_stride));
   }
   return NN_OK;
 }

@@ -67,7 +67,6 @@ static nn_status take_pages(nats_cache *cache, nats_cache_list *list, int32_t ro
   NN_TRY(nats_list_fit_pages(list, &cache->pool));
   cache->live_tokens += live;
   *out = (nats_cache_stored){
-      .pages = list->pages,
       .position = live < rows ? list->tokens.position : NULL, // they ascend: all are there, in order
       .length = live,
   };
@@ -78,7 +77,9 @@ nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_pro
                           const nats_cache_tokens *tokens) {
   const nats_policy *policy = cache->choice.policy;
   int32_t heads = cache->shape.kv_heads, first = prompt->first * heads, count = prompt->count * heads;
-  nats_cache_list *lists = nats_cache_layer(cache, layer) + first;
+  int32_t longest = 0;
+  int64_t at = (int64_t)layer * nats_cache_layer_size(cache) + first;
+  nats_cache_list *lists = cache->lists + at;
   if (!policy->after_prompt)
     return NN_FAIL(NN_ERR_INTERNAL, "policy '%s': its prompts are stepped", policy->name);
   NN_TRY(fetch_types(cache, prompt, tokens));
@@ -87,13 +88,16 @@ nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_pro
     NN_TRY(nats_cache_fit(cache, &lists[l], prompt->length));
   ask_policy(cache, lists, prompt, tokens);
   for (int32_t l = 0; l < count; l++) {
-    nats_cache_count_pairs(cache, layer, first + l, cache->prompt_pairs[l],
+    nats_cache_count_pairs(cache, at + l, cache->prompt_pairs[l],
                            0.5 * prompt->length * (prompt->length + 1.0));
     NN_TRY(take_pages(cache, &lists[l], prompt->length, &cache->stored[l]));
+    longest = cache->stored[l].length > longest ? cache->stored[l].length : longest;
   }
   nats_cache_note_peaks(cache);
+  NN_TRY(nats_cache_widen(cache, longest));
+  NN_TRY(nats_cache_send_pages(cache, at, count));
   return nats_cache_store_run(cache->device, &(nats_cache_store){
-                                                 .pages = nats_page_pool_view(&cache->pool),
+                                                 .pages = nats_cache_pages_of(cache, at),
                                                  .lists = cache->stored,
                                                  .sequences = prompt->count,
                                                  .kv_heads = heads,

@@ -1,5 +1,6 @@
 // Private to the files of the cache: cache.c (its life and its numbers), cache_evict.c (asking the policy and
-// doing what it says), cache_step.c (what a token does), cache_fill.c (what a prompt leaves behind).
+// doing what it says), cache_tables.c (what operators read), cache_step.c (what a token does), cache_fill.c
+// (what a prompt leaves behind).
 #pragma once
 
 #include "nats/cache.h"
@@ -11,6 +12,16 @@ typedef struct {
   int32_t merge_from;             // slot
   float merge_factor;
 } nats_list_change;
+
+// The tables of a step: in host memory while they are made, and a copy in device memory.
+typedef struct {
+  nats_cache_row *rows;           // [layers, S, Hk]
+  nats_cache_item *items;         // [layers, item_count]
+  int32_t *turns;                 // [turn_count]
+  nats_cache_entry *entries;      // [entry_count]
+  nats_cache_addition *additions; // [addition_count]
+  nats_cache_move *moves;         // [move_count]
+} nats_cache_tables;
 
 struct nats_cache {
   nn_device *device;
@@ -24,29 +35,39 @@ struct nats_cache {
   int32_t *head_rank; // [layers, Hk] by falling use of the cache
   int64_t *sample;    // [S]
 
-  // scratch of one layer
-  nats_cache_row *rows;      // [S, Hk]
-  nats_list_change *changes; // [S, Hk]
-  // of a prompt
-  nats_policy_pairs *prompt_pairs; // [S, Hk]
-  nats_cache_stored *stored;       // [S, Hk]
-  uint8_t *types;                  // [type_capacity] host
-  double *harmonic;                // [harmonic_capacity]
-  int64_t type_capacity, harmonic_capacity;
-  nats_cache_write *writes;        // [write_capacity]
-  nats_cache_move *moves;          // [move_capacity]
-  nats_cache_addition *additions;  // [addition_capacity]
-  float *logits;                   // [logit_capacity] host
-  float *device_weights, *weights; // [weight_capacity] device, host
-  int64_t write_capacity, move_capacity, addition_capacity, logit_capacity, weight_capacity;
-  // of hooks: a stretch of `slot_stride` for every list or thread that is asked at the same time
+  // the step that runs
+  int32_t position, prompt;
+  bool is_due, weighs; // the policy's `after` is asked; it reads attention weights
+  int32_t longest;     // of the lists
+  int32_t item_tokens; // and in a layer:
+  int32_t item_count;  // more than are needed, so that it seldom changes
+  nats_cache_tables made, sent;
+  int64_t item_capacity, turn_count, turn_capacity, entry_count, addition_count, addition_capacity,
+      move_count, move_capacity;
+  char *packed, *device_packed; // [packed_capacity] the tables one after the other: host, device
+  int64_t packed_capacity;
+  nn_act **page_table; // [layers, S, Hk, page_stride] device
+  int32_t page_stride;
+
+  // what hooks read: device memory and a copy in host memory
+  float *device_logits, *logits;   // [layers, S, Hk, 3], also in host memory [logit_capacity] of a prompt
+  float *device_weights, *weights; // [layers, S, Hk, longest]
+  int64_t logit_capacity, weight_capacity;
+
+  // scratch of hooks: a stretch of `slot_stride` for every list that is asked at the same time
+  nats_list_change *changes;  // [layers, S, Hk]
   int32_t *drop, *merge_to;   // [slot_capacity]
   nats_slot_move *slot_moves; // [slot_capacity]
   int64_t slot_capacity, slot_stride;
-  // of policies that number tokens anew, [S, Hk, longest]
-  int32_t *turns;     // [turn_capacity]
-  int64_t *turn_room; // [turn_capacity]
-  int64_t turn_capacity;
+  int64_t *turn_room; // [turn_room_capacity] of policies that number tokens anew
+  int64_t turn_room_capacity;
+
+  // scratch of prompts
+  nats_policy_pairs *prompt_pairs; // [S, Hk]
+  nats_cache_stored *stored;       // [S, Hk]
+  uint8_t *types;                  // [type_capacity]
+  double *harmonic;                // [harmonic_capacity]
+  int64_t type_capacity, harmonic_capacity;
 
   int64_t positions; // that all layers have seen
   double stepmean;   // sum over positions and lists of live / seen
@@ -58,12 +79,9 @@ static inline bool nats_cache_has_scores(const nats_cache *cache) {
   return cache->choice.policy->keeps_scores;
 }
 
+// Lists of a layer; list i of all is list i % nats_cache_layer_size of its layer.
 static inline int32_t nats_cache_layer_size(const nats_cache *cache) {
   return cache->shape.sequences * cache->shape.kv_heads;
-}
-
-static inline nats_cache_list *nats_cache_layer(const nats_cache *cache, int32_t layer) {
-  return cache->lists + (int64_t)layer * nats_cache_layer_size(cache);
 }
 
 int64_t nats_cache_bytes(const nats_cache *cache); // allocated now
@@ -73,41 +91,42 @@ int64_t nats_cache_bytes(const nats_cache *cache); // allocated now
 // Room for `count` items, with some to spare; what was there is kept.
 nn_status nats_cache_reserve(void **items, int64_t *capacity, int64_t count, size_t size);
 
-// Scratch for hooks of `parts` lists at a time, `length` slots each.
-nn_status nats_cache_reserve_slots(nats_cache *cache, int32_t parts, int32_t length);
-
 // Tables with room for `length` tokens, counted.
 nn_status nats_cache_fit(nats_cache *cache, nats_cache_list *list, int32_t length);
 
 void nats_cache_note_peaks(nats_cache *cache);
 
-// What a policy knows about list `l` of a layer.
-nats_policy_step nats_cache_step_of(const nats_cache *cache, int32_t layer, int32_t l, int32_t position,
-                                    int32_t prompt);
+// What a policy knows about list `i` of all at the step that runs.
+nats_policy_step nats_cache_step_of(const nats_cache *cache, int64_t i);
 
 typedef int32_t (*nats_policy_hook)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
 
-// Asks a hook about one list and takes the dropped tokens off its tables; `part` of the scratch is used.
-nats_list_change nats_cache_ask(nats_cache *cache, nats_policy_hook hook, const nats_policy_step *step,
-                                nats_policy_list *tokens, int64_t part);
-
-// What a hook sees of a position of a layer.
+// What a hook sees, all NULL where it may see nothing.
 typedef struct {
-  int32_t layer, position, prompt;
-  const float *logits;  // [S, Hk, 3] or NULL
-  const float *weights; // [S, Hk, longest] or NULL
-  int32_t longest;
-} nats_cache_moment;
+  const float *logits;  // [layers, S, Hk, 3]
+  const float *weights; // [layers, S, Hk, longest]
+} nats_cache_seen;
 
-// Asks one hook (NULL: none) about every list of a layer, merges values, fills the holes and returns pages.
-nn_status nats_cache_evict(nats_cache *cache, nats_policy_hook hook, const nats_cache_moment *moment);
+// Asks one hook (NULL: none) about every list, takes the dropped tokens off its tables, returns pages, and
+// notes which values and tokens the device is to add and to move.
+nn_status nats_cache_evict(nats_cache *cache, nats_policy_hook hook, nats_cache_seen seen);
 
-// ---- cache_step.c
+// Counts what list `i` attended to in `causal` pairs.
+void nats_cache_count_pairs(nats_cache *cache, int64_t i, nats_policy_pairs pairs, double causal);
 
-// The scorer's logits on the host, [rows, Hk, 3], or NULL.
-nn_status nats_cache_fetch_logits(nats_cache *cache, const nats_cache_tokens *tokens, int64_t rows,
-                                  const float **out);
+// ---- cache_tables.c
 
-// Counts what list `l` attended to in `causal` pairs.
-void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_policy_pairs pairs,
-                            double causal);
+// Makes the page table wide enough for lists of `tokens`.
+nn_status nats_cache_widen(nats_cache *cache, int32_t tokens);
+
+// Sends the pages of lists [first, first + count).
+nn_status nats_cache_send_pages(nats_cache *cache, int64_t first, int32_t count);
+
+// Cuts the lists into items. `made.rows` has the lengths.
+nn_status nats_cache_cut_items(nats_cache *cache);
+
+// Sends what was made, rows, items and turns only with `lists`; then enters pages, adds values and moves
+// tokens, which are forgotten.
+nn_status nats_cache_send(nats_cache *cache, bool lists);
+
+nats_cache_pages nats_cache_pages_of(const nats_cache *cache, int64_t first); // of list `first` and others

@@ -71,6 +71,11 @@ nn_status nats_list_fit_pages(nats_cache_list *list, nats_page_pool *pool) {
   return NN_OK;
 }
 
+nn_act *nats_list_slot(const nats_cache_list *list, const nats_page_pool *pool, int32_t slot) {
+  nn_act *page = nats_page_at(pool, list->pages[slot / pool->page_tokens]);
+  return nn_act_at(pool->device, page, (int64_t)(slot % pool->page_tokens) * pool->head_size);
+}
+
 void nats_list_push(nats_policy_list *tokens, int32_t position) {
   int32_t slot = tokens->length++;
   tokens->position[slot] = position;

@@ -39,7 +39,5 @@ int32_t nats_list_drop(nats_policy_list *tokens, const int32_t *drop, int32_t co
 // are living tokens after it: turn [length], room [length] scratch. Returns whether any is turned at all.
 bool nats_list_turns(const nats_policy_list *tokens, int32_t position, int32_t *turn, int64_t *room);
 
-// The number of a slot over all pages.
-static inline int64_t nats_list_slot(const nats_cache_list *list, int32_t slot, int32_t page_tokens) {
-  return (int64_t)list->pages[slot / page_tokens] * page_tokens + slot % page_tokens;
-}
+// Where the key of a slot lies.
+nn_act *nats_list_slot(const nats_cache_list *list, const nats_page_pool *pool, int32_t slot);

@@ -98,13 +98,6 @@ nn_status nats_page_take(nats_page_pool *pool, int32_t *page) {
   return NN_OK;
 }
 
-static void drop_slab(nats_page_pool *pool, int32_t slab) {
-  nn_device_free(pool->device, pool->slabs[slab]);
-  pool->slabs[slab] = NULL;
-  mark_all(pool, slab, false);
-  pool->slabs_held--;
-}
-
 void nats_page_return(nats_page_pool *pool, int32_t page) {
   int32_t slab = page / pool->slab_pages;
   int64_t word = page / WORD_PAGES;
@@ -112,21 +105,25 @@ void nats_page_return(nats_page_pool *pool, int32_t page) {
   if (word < pool->first_vacant)
     pool->first_vacant = word;
   pool->pages_in_use--;
-  if (--pool->pages_taken[slab] > 0)
-    return;
-  if (pool->slabs_idle == 0)
-    pool->slabs_idle = 1;
-  else
-    drop_slab(pool, slab);
+  if (--pool->pages_taken[slab] == 0)
+    pool->slabs_idle++;
 }
 
-nats_cache_pages nats_page_pool_view(const nats_page_pool *pool) {
-  return (nats_cache_pages){
-      .slabs = pool->slabs,
-      .slab_pages = pool->slab_pages,
-      .page_tokens = pool->page_tokens,
-      .head_size = pool->head_size,
-  };
+nn_act *nats_page_at(const nats_page_pool *pool, int32_t page) {
+  int64_t elements = 2 * (int64_t)pool->page_tokens * pool->head_size; // of a page
+  return nn_act_at(pool->device, pool->slabs[page / pool->slab_pages], page % pool->slab_pages * elements);
+}
+
+void nats_page_pool_trim(nats_page_pool *pool) {
+  for (int32_t slab = pool->slab_count - 1; slab >= 0 && pool->slabs_idle > 1; slab--) {
+    if (!pool->slabs[slab] || pool->pages_taken[slab] > 0)
+      continue;
+    nn_device_free(pool->device, pool->slabs[slab]);
+    pool->slabs[slab] = NULL;
+    mark_all(pool, slab, false);
+    pool->slabs_held--;
+    pool->slabs_idle--;
+  }
 }
 
 int64_t nats_page_pool_bytes(const nats_page_pool *pool) {

@@ -14,7 +14,7 @@ typedef struct {
   int64_t first_vacant; // no word of `vacant` before this one has a bit
   int32_t slab_count, slab_capacity;
   int32_t slabs_held; // not NULL
-  int32_t slabs_idle; // all pages vacant; at most one is kept, so that a page at a border costs nothing
+  int32_t slabs_idle; // all pages vacant
   int64_t pages_in_use;
 } nats_page_pool;
 
@@ -27,6 +27,10 @@ void nats_page_pool_free(nats_page_pool *pool);
 // The lowest vacant page, so that high slabs run empty. Errors: NN_ERR_MEMORY.
 nn_status nats_page_take(nats_page_pool *pool, int32_t *page);
 void nats_page_return(nats_page_pool *pool, int32_t page);
+nn_act *nats_page_at(const nats_page_pool *pool, int32_t page);
 
-nats_cache_pages nats_page_pool_view(const nats_page_pool *pool);
+// Gives idle slabs back to the device, but for one, so that a page at a border costs nothing. Until then a
+// returned page can still be read.
+void nats_page_pool_trim(nats_page_pool *pool);
+
 int64_t nats_page_pool_bytes(const nats_page_pool *pool); // held from the device, in use or not

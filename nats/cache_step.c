@@ -1,95 +1,67 @@
 // What a token does to the cache: evict, append, attend, evict.
+
 #include "nats/cache_internal.h"
 #include "nn/cpu/parallel.h"
 
-nn_status nats_cache_fetch_logits(nats_cache *cache, const nats_cache_tokens *tokens, int64_t rows,
-                                  const float **out) {
-  *out = NULL;
-  if (!tokens->logits)
-    return NN_OK;
-  int64_t count = rows * cache->shape.kv_heads * NATS_TYPES;
-  NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, count, sizeof *cache->logits));
-  NN_TRY(nn_device_download(cache->device, cache->logits, tokens->logits,
-                            (size_t)count * sizeof *cache->logits));
-  NN_TRY(nn_device_sync(cache->device));
-  *out = cache->logits;
+// ---- before the layers
+
+// Room for a token in every list; its key and value come later.
+static nn_status append_all(nats_cache *cache) {
+  NN_TRY(nats_cache_widen(cache, cache->longest + 1));
+  for (int64_t i = 0; i < cache->list_count; i++) {
+    nats_cache_list *list = &cache->lists[i];
+    int32_t pages = list->page_count;
+    NN_TRY(nats_cache_fit(cache, list, list->tokens.length + 1));
+    nats_list_push(&list->tokens, cache->position);
+    NN_TRY(nats_list_fit_pages(list, &cache->pool));
+    if (list->page_count > pages)
+      cache->made.entries[cache->entry_count++] = (nats_cache_entry){
+          .at = i * cache->page_stride + pages,
+          .page = nats_page_at(&cache->pool, list->pages[pages]),
+      };
+  }
+  cache->live_tokens += cache->list_count;
+  nats_cache_note_peaks(cache);
   return NN_OK;
 }
 
-void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t l, nats_policy_pairs pairs,
-                            double causal) {
-  double *counts = cache->pairs + 2 * ((int64_t)layer * cache->shape.kv_heads + l % cache->shape.kv_heads);
-  counts[0] += pairs.live;
-  counts[1] += causal;
-  cache->stepmean += pairs.shares;
+static void measure(nats_cache *cache) {
+  cache->longest = 0;
+  for (int64_t i = 0; i < cache->list_count; i++)
+    cache->longest =
+        cache->lists[i].tokens.length > cache->longest ? cache->lists[i].tokens.length : cache->longest;
 }
 
-// ---- a new token
-
-static nn_status append(nats_cache *cache, int32_t layer, int32_t position, const nats_cache_tokens *tokens) {
-  nats_cache_list *lists = nats_cache_layer(cache, layer);
-  int32_t count = nats_cache_layer_size(cache);
-  NN_TRY(nats_cache_reserve((void **)&cache->writes, &cache->write_capacity, count, sizeof *cache->writes));
-  for (int32_t l = 0; l < count; l++) {
-    nats_cache_list *list = &lists[l];
-    NN_TRY(nats_cache_fit(cache, list, list->tokens.length + 1));
-    nats_list_push(&list->tokens, position);
-    cache->live_tokens++;
-    NN_TRY(nats_list_fit_pages(list, &cache->pool));
-    cache->writes[l] = (nats_cache_write){
-        .slot = nats_list_slot(list, list->tokens.length - 1, cache->shape.page_tokens),
-        .row = l / cache->shape.kv_heads,
-        .head = l % cache->shape.kv_heads,
-    };
+static void lay_out_rows(nats_cache *cache) {
+  double seen = cache->position + 1.0;
+  for (int64_t i = 0; i < cache->list_count; i++) {
+    int32_t length = cache->lists[i].tokens.length;
+    cache->made.rows[i] = (nats_cache_row){.length = length, .turns = -1};
+    nats_cache_count_pairs(cache, i, (nats_policy_pairs){length, length / seen}, seen);
   }
-  nats_cache_note_peaks(cache);
-  return nats_cache_append_run(cache->device, &(nats_cache_append){
-                                                  .pages = nats_page_pool_view(&cache->pool),
-                                                  .writes = cache->writes,
-                                                  .count = count,
-                                                  .token_stride = tokens->token_stride,
-                                                  .k = tokens->k,
-                                                  .v = tokens->v,
-                                              });
-}
-
-// ---- attention
-
-// The lists of a layer as the operator reads them; returns the longest.
-static int32_t lay_out_rows(nats_cache *cache, int32_t layer, int32_t position) {
-  const nats_cache_list *lists = nats_cache_layer(cache, layer);
-  int32_t longest = 0;
-  for (int32_t l = 0; l < nats_cache_layer_size(cache); l++) {
-    int32_t length = lists[l].tokens.length;
-    cache->rows[l] = (nats_cache_row){.pages = lists[l].pages, .length = length};
-    longest = length > longest ? length : longest;
-    nats_policy_pairs pairs = {length, length / (position + 1.0)};
-    nats_cache_count_pairs(cache, layer, l, pairs, position + 1.0);
-  }
-  return longest;
 }
 
 // Where the policy numbers tokens anew: how far each key is to be turned.
-static nn_status turn_rows(nats_cache *cache, int32_t layer, int32_t position, int32_t longest) {
+static nn_status turn_rows(nats_cache *cache) {
   const nats_policy_choice *choice = &cache->choice;
   if (!choice->policy->reassigns || !choice->policy->reassigns(choice->parameter))
     return NN_OK;
-  const nats_cache_list *lists = nats_cache_layer(cache, layer);
-  int32_t count = nats_cache_layer_size(cache);
-  int64_t slots = (int64_t)count * longest, capacity = cache->turn_capacity;
-  NN_TRY(nats_cache_reserve((void **)&cache->turns, &capacity, slots, sizeof *cache->turns));
-  NN_TRY(
-      nats_cache_reserve((void **)&cache->turn_room, &cache->turn_capacity, slots, sizeof *cache->turn_room));
-#pragma omp parallel for schedule(static) if (nn_range_is_large(slots))
-  for (int32_t l = 0; l < count; l++) {
-    int64_t at = (int64_t)l * longest;
-    if (nats_list_turns(&lists[l].tokens, position, cache->turns + at, cache->turn_room + at))
-      cache->rows[l].turn = cache->turns + at;
-  }
+  int64_t longest = cache->longest;
+  cache->turn_count = cache->list_count * longest;
+  NN_TRY(nats_cache_reserve((void **)&cache->made.turns, &cache->turn_capacity, cache->turn_count,
+                            sizeof *cache->made.turns));
+  NN_TRY(nats_cache_reserve((void **)&cache->turn_room, &cache->turn_room_capacity, cache->turn_count,
+                            sizeof *cache->turn_room));
+#pragma omp parallel for schedule(static) if (nn_range_is_large(cache->turn_count))
+  for (int64_t i = 0; i < cache->list_count; i++)
+    if (nats_list_turns(&cache->lists[i].tokens, cache->position, cache->made.turns + i * longest,
+                        cache->turn_room + i * longest))
+      cache->made.rows[i].turns = i * longest;
   return NN_OK;
 }
 
-static nn_status reserve_weights(nats_cache *cache, int64_t count) {
+static nn_status reserve_weights(nats_cache *cache) {
+  int64_t count = cache->weighs ? cache->list_count * cache->longest : 0;
   if (count <= cache->weight_capacity)
     return NN_OK;
   nn_device_free(cache->device, cache->device_weights);
@@ -104,71 +76,116 @@ static nn_status reserve_weights(nats_cache *cache, int64_t count) {
   return NN_OK;
 }
 
-// Means over all query heads of the layer. The lists of a sequence keep the same tokens in the same slots.
-static void average_heads(nats_cache *cache, int32_t longest) {
+nn_status nats_cache_begin(nats_cache *cache, int32_t position, int32_t prompt) {
+  const nats_policy *policy = cache->choice.policy;
+  cache->position = position;
+  cache->prompt = prompt;
+  nats_policy_step step = nats_cache_step_of(cache, 0);
+  cache->is_due = policy->after && (!policy->is_due || policy->is_due(&step));
+  cache->weighs = cache->is_due && policy->uses_weights;
+  NN_TRY(nats_cache_evict(cache, policy->before, (nats_cache_seen){0}));
+  measure(cache);
+  NN_TRY(append_all(cache));
+  measure(cache);
+  lay_out_rows(cache);
+  NN_TRY(turn_rows(cache));
+  NN_TRY(nats_cache_cut_items(cache));
+  NN_TRY(reserve_weights(cache));
+  NN_TRY(nats_cache_send(cache, true));
+  nats_page_pool_trim(&cache->pool);
+  return NN_OK;
+}
+
+// ---- a layer
+
+float *nats_cache_logits(nats_cache *cache, int32_t layer) {
+  int64_t at = (int64_t)layer * nats_cache_layer_size(cache) * NATS_TYPES;
+  return cache->device_logits ? cache->device_logits + at : NULL;
+}
+
+nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens) {
   const nats_cache_shape *shape = &cache->shape;
-#pragma omp parallel for schedule(                                                                           \
-    static) if (nn_range_is_large((int64_t)nats_cache_layer_size(cache) * longest))
-  for (int32_t s = 0; s < shape->sequences; s++) {
-    float *weights = cache->weights + (int64_t)s * shape->kv_heads * longest;
-    for (int32_t slot = 0; slot < longest; slot++) {
+  int64_t first = (int64_t)layer * nats_cache_layer_size(cache);
+  nats_cache_pages pages = nats_cache_pages_of(cache, first);
+  const nats_cache_row *lists = cache->sent.rows + first;
+  NN_TRY(nats_cache_append_run(cache->device, &(nats_cache_append){
+                                                  .pages = pages,
+                                                  .lists = lists,
+                                                  .sequences = shape->sequences,
+                                                  .kv_heads = shape->kv_heads,
+                                                  .token_stride = tokens->token_stride,
+                                                  .k = tokens->k,
+                                                  .v = tokens->v,
+                                              }));
+  return nats_cache_attention_run(
+      cache->device, &(nats_cache_attention){
+                         .pages = pages,
+                         .lists = lists,
+                         .sequences = shape->sequences,
+                         .heads = shape->heads,
+                         .kv_heads = shape->kv_heads,
+                         .longest = cache->longest,
+                         .items = cache->sent.items + (int64_t)layer * cache->item_count,
+                         .item_count = cache->item_count,
+                         .item_tokens = cache->item_tokens,
+                         .scale = shape->scale,
+                         .token_stride = tokens->token_stride,
+                         .q = tokens->q,
+                         .o = tokens->o,
+                         .turns = cache->turn_count > 0 ? cache->sent.turns : NULL,
+                         .rope = tokens->rope,
+                         .positions = tokens->positions,
+                         .weights = cache->weighs ? cache->device_weights + first * cache->longest : NULL,
+                     });
+}
+
+// ---- after the layers
+
+// Means over all query heads of a layer. The lists of a sequence keep the same tokens in the same slots.
+static void average_heads(nats_cache *cache) {
+  const nats_cache_shape *shape = &cache->shape;
+  int64_t longest = cache->longest;
+#pragma omp parallel for schedule(static) if (nn_range_is_large(cache->list_count * longest))
+  for (int64_t s = 0; s < (int64_t)shape->layers * shape->sequences; s++) {
+    float *weights = cache->weights + s * shape->kv_heads * longest;
+    for (int64_t slot = 0; slot < longest; slot++) {
       float sum = 0.0f;
       for (int32_t head = 0; head < shape->kv_heads; head++)
-        sum += weights[(int64_t)head * longest + slot];
+        sum += weights[head * longest + slot];
       for (int32_t head = 0; head < shape->kv_heads; head++)
-        weights[(int64_t)head * longest + slot] = sum / (float)shape->heads;
+        weights[head * longest + slot] = sum / (float)shape->heads;
     }
   }
 }
 
-// With `weighs`, the weights of every slot come back in cache->weights, [S, Hk, *longest].
-static nn_status attend(nats_cache *cache, int32_t layer, int32_t position, const nats_cache_tokens *tokens,
-                        bool weighs, int32_t *longest) {
-  const nats_cache_shape *shape = &cache->shape;
-  *longest = lay_out_rows(cache, layer, position);
-  NN_TRY(turn_rows(cache, layer, position, *longest));
-  int64_t weights = weighs ? (int64_t)nats_cache_layer_size(cache) * *longest : 0;
-  NN_TRY(reserve_weights(cache, weights));
-  NN_TRY(nats_cache_attention_run(cache->device, &(nats_cache_attention){
-                                                     .pages = nats_page_pool_view(&cache->pool),
-                                                     .lists = cache->rows,
-                                                     .sequences = shape->sequences,
-                                                     .heads = shape->heads,
-                                                     .kv_heads = shape->kv_heads,
-                                                     .longest = *longest,
-                                                     .scale = shape->scale,
-                                                     .token_stride = tokens->token_stride,
-                                                     .q = tokens->q,
-                                                     .o = tokens->o,
-                                                     .rope = tokens->rope,
-                                                     .positions = tokens->positions,
-                                                     .weights = weighs ? cache->device_weights : NULL,
-                                                 }));
-  if (!weighs)
-    return NN_OK;
-  NN_TRY(nn_device_download(cache->device, cache->weights, cache->device_weights,
-                            (size_t)weights * sizeof *cache->weights));
+// What was computed comes to the host.
+static nn_status fetch(nats_cache *cache, nats_cache_seen *out) {
+  int64_t logits = cache->device_logits ? cache->list_count * NATS_TYPES : 0;
+  int64_t weights = cache->weighs ? cache->list_count * cache->longest : 0;
+  NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, logits, sizeof *cache->logits));
+  if (logits > 0)
+    NN_TRY(nn_device_download(cache->device, cache->logits, cache->device_logits,
+                              (size_t)logits * sizeof *cache->logits));
+  if (weights > 0)
+    NN_TRY(nn_device_download(cache->device, cache->weights, cache->device_weights,
+                              (size_t)weights * sizeof *cache->weights));
   NN_TRY(nn_device_sync(cache->device));
-  if (cache->choice.policy->averages_heads)
-    average_heads(cache, *longest);
+  if (cache->weighs && cache->choice.policy->averages_heads)
+    average_heads(cache);
+  *out = (nats_cache_seen){
+      .logits = logits > 0 ? cache->logits : NULL,
+      .weights = weights > 0 ? cache->weights : NULL,
+  };
   return NN_OK;
 }
 
-// ---- a step
-
-nn_status nats_cache_step(nats_cache *cache, int32_t layer, int32_t position, int32_t prompt,
-                          const nats_cache_tokens *tokens) {
-  const nats_policy *policy = cache->choice.policy;
-  nats_policy_step step = nats_cache_step_of(cache, layer, 0, position, prompt);
-  bool is_due = policy->after && (!policy->is_due || policy->is_due(&step));
-  bool weighs = is_due && policy->uses_weights;
-  nats_cache_moment moment = {.layer = layer, .position = position, .prompt = prompt};
-  NN_TRY(nats_cache_evict(cache, policy->before, &moment));
-  NN_TRY(append(cache, layer, position, tokens));
-  NN_TRY(attend(cache, layer, position, tokens, weighs, &moment.longest));
-  if (!is_due)
+nn_status nats_cache_end(nats_cache *cache) {
+  nats_cache_seen seen;
+  if (!cache->is_due)
     return NN_OK;
-  NN_TRY(nats_cache_fetch_logits(cache, tokens, cache->shape.sequences, &moment.logits));
-  moment.weights = weighs ? cache->weights : NULL;
-  return nats_cache_evict(cache, policy->after, &moment);
+  NN_TRY(fetch(cache, &seen));
+  NN_TRY(nats_cache_evict(cache, cache->choice.policy->after, seen));
+  NN_TRY(nats_cache_send(cache, false));
+  nats_page_pool_trim(&cache->pool);
+  return NN_OK;
 }

@@ -143,23 +143,31 @@ static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
   };
 }
 
+// The next layer's scorers write elsewhere: the cache reads them after the step.
 static nn_status mix_with_cache(void *context, nats_model *m, int32_t layer) {
   nats_decoder *d = context;
   nats_cache_tokens tokens = tokens_of(m, layer);
-  return nats_cache_step(d->cache, layer, d->position, d->prompt, &tokens);
+  m->logits = nats_cache_logits(d->cache, layer + 1);
+  return nats_cache_layer(d->cache, layer, &tokens);
 }
 
 // Types are the cache's business; ARGMAX says that scorers run and draw no noise.
 static const nats_pass decoding = {.types = NATS_TYPES_ARGMAX};
 
-static nn_status step(nats_decoder *d, const int32_t *tokens, const int32_t *targets) {
+static nn_status begin_step(nats_decoder *d, const int32_t *tokens, const int32_t *targets) {
   if (d->position >= d->max_length)
     return NN_FAIL(NN_ERR_USAGE, "decoder: position %d is past its %d positions", (int)d->position,
                    (int)d->max_length);
   nats_batch batch = {.batch = d->sequences, .length = 1, .tokens = tokens, .targets = targets};
   NN_TRY(nats_model_begin(d->model, &batch, &decoding));
+  NN_TRY(nats_cache_begin(d->cache, d->position, d->prompt));
   d->model->position = d->position;
-  NN_TRY(nats_model_forward(d->model, (nats_mixer){mix_with_cache, d}));
+  d->model->logits = nats_cache_logits(d->cache, 0);
+  return nats_model_forward(d->model, (nats_mixer){mix_with_cache, d});
+}
+
+static nn_status end_step(nats_decoder *d) {
+  NN_TRY(nats_cache_end(d->cache));
   nats_cache_advance(d->cache, 1);
   d->position++;
   return NN_OK;
@@ -181,24 +189,26 @@ static nn_status compute_logits(nats_decoder *d, const nats_model *m, int64_t ro
 
 static nn_status fetch_logits(nats_decoder *d, float *logits) {
   size_t bytes = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *logits;
-  NN_TRY(nn_device_download(d->device, logits, d->logits, bytes));
-  return nn_device_sync(d->device);
+  return nn_device_download(d->device, logits, d->logits, bytes);
 }
 
 nn_status nats_decoder_step(nats_decoder *d, const int32_t *tokens, float *logits) {
-  NN_TRY(step(d, tokens, NULL));
+  NN_TRY(begin_step(d, tokens, NULL));
   if (!logits)
-    return NN_OK;
+    return end_step(d);
   NN_TRY(compute_logits(d, d->model, 0, d->sequences, 0));
-  return fetch_logits(d, logits);
+  NN_TRY(fetch_logits(d, logits));
+  NN_TRY(end_step(d));
+  return nn_device_sync(d->device);
 }
 
 nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32_t *targets, float *nll) {
-  NN_TRY(step(d, tokens, targets));
+  NN_TRY(begin_step(d, tokens, targets));
   nn_classifier op = nats_classifier_op(d->model);
   op.nll = d->model->nll;
   NN_TRY(nn_classifier_run(d->device, &op));
   NN_TRY(nn_device_download(d->device, nll, d->model->nll, (size_t)d->sequences * sizeof *nll));
+  NN_TRY(end_step(d));
   return nn_device_sync(d->device);
 }
 
@@ -242,8 +252,10 @@ static nn_status prefill_parallel(nats_decoder *d, const int32_t *tokens, int32_
   }
   nats_cache_advance(d->cache, length);
   d->position = length;
-  if (logits)
+  if (logits) {
     NN_GOTO(status, done, fetch_logits(d, logits));
+    NN_GOTO(status, done, nn_device_sync(d->device));
+  }
 done:
   nats_model_free(m);
   return status;

@@ -17,11 +17,13 @@ typedef struct {
   nn_status (*attention_backward)(nn_device *, const nats_attention *);
   size_t (*attention_workspace)(const nn_device *, const nats_attention *);
   // decoding; NULL where a device cannot
+  nn_status (*cache_enter)(nn_device *, const nats_cache_enter *);
   nn_status (*cache_append)(nn_device *, const nats_cache_append *);
   nn_status (*cache_store)(nn_device *, const nats_cache_store *);
   nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);
   nn_status (*cache_merge)(nn_device *, const nats_cache_merge *);
   nn_status (*cache_attention)(nn_device *, const nats_cache_attention *);
+  int32_t (*cache_item_tokens)(const nn_device *, int64_t tokens);
 } nats_ops_table;
 
 extern const nats_ops_table nats_cpu_ops;

@@ -47,13 +47,14 @@ NN_INLINE float exponentials(float *x, int32_t count) {
 
 typedef struct {
   const nats_cache_attention *op;
-  const nats_cache_row *list;
-  int32_t group;  // query heads
-  const float *q; // [group, D]
-  float *o;       // [group, D]
-  float *p;       // [group, longest] scratch: scores, then e^(score - max)
-  float *turned;  // [D] scratch
-  float *weights; // [longest] or NULL
+  int32_t list, length;
+  const int32_t *turns; // [length] or NULL
+  int32_t group;        // query heads
+  const float *q;       // [group, D]
+  float *o;             // [group, D]
+  float *p;             // [group, longest] scratch: scores, then e^(score - max)
+  float *turned;        // [D] scratch
+  float *weights;       // [longest] or NULL
 } job;
 
 // A key as it looks `turn` positions further on: pairs (i, i + D/2) are turned as RoPE turns them.
@@ -71,11 +72,10 @@ NN_INLINE const float *turn_key(const job *j, const float *key, int32_t turn) {
 NN_INLINE void scores(const job *j) {
   const nats_cache_pages *pages = &j->op->pages;
   int32_t size = pages->head_size;
-  for (int32_t t = 0; t < j->list->length; t++) {
-    const float *k = nats_cpu_page_at(pages, j->list->pages[t / pages->page_tokens]).k;
-    k += (int64_t)(t % pages->page_tokens) * size;
-    if (j->list->turn && j->list->turn[t] != 0)
-      k = turn_key(j, k, j->list->turn[t]);
+  for (int32_t t = 0; t < j->length; t++) {
+    const float *k = nats_cpu_slot_of(pages, j->list, t).k;
+    if (j->turns && j->turns[t] != 0)
+      k = turn_key(j, k, j->turns[t]);
     for (int32_t g = 0; g < j->group; g++)
       j->p[(int64_t)g * j->op->longest + t] = j->op->scale * dot(j->q + (int64_t)g * size, k, size);
   }
@@ -85,16 +85,15 @@ NN_INLINE void mix(const job *j) {
   const nats_cache_pages *pages = &j->op->pages;
   int32_t size = pages->head_size;
   memset(j->o, 0, (size_t)j->group * (size_t)size * sizeof *j->o);
-  for (int32_t t = 0; t < j->list->length; t++) {
-    const float *v = nats_cpu_page_at(pages, j->list->pages[t / pages->page_tokens]).v;
-    v += (int64_t)(t % pages->page_tokens) * size;
+  for (int32_t t = 0; t < j->length; t++) {
+    const float *v = nats_cpu_slot_of(pages, j->list, t).v;
     for (int32_t g = 0; g < j->group; g++)
       add_scaled(j->o + (int64_t)g * size, j->p[(int64_t)g * j->op->longest + t], v, size);
   }
 }
 
 NN_CLONES static void attend(const job *j) {
-  int32_t length = j->list->length;
+  int32_t length = j->length;
   scores(j);
   for (int32_t g = 0; g < j->group; g++) {
     float *p = j->p + (int64_t)g * j->op->longest;
@@ -108,6 +107,13 @@ NN_CLONES static void attend(const job *j) {
   memset(j->weights, 0, (size_t)j->op->longest * sizeof *j->weights);
   for (int32_t g = 0; g < j->group; g++)
     add_scaled(j->weights, 1.0f, j->p + (int64_t)g * j->op->longest, length);
+}
+
+// A thread takes a whole list.
+int32_t nats_cpu_cache_item_tokens(const nn_device *device, int64_t tokens) {
+  (void)device;
+  (void)tokens;
+  return INT32_MAX;
 }
 
 enum { ROOM_STEP = 4096 }; // tokens
@@ -125,10 +131,13 @@ nn_status nats_cpu_cache_attention(nn_device *device, const nats_cache_attention
 #pragma omp parallel for schedule(dynamic) if (nn_range_is_large(lists * per_thread * size))
   for (int32_t l = 0; l < lists; l++) {
     int32_t s = l / op->kv_heads, head = l % op->kv_heads * group;
+    const nats_cache_row *list = &op->lists[l];
     float *own = (float *)scratch + omp_get_thread_num() * per_thread;
     attend(&(job){
         .op = op,
-        .list = &op->lists[l],
+        .list = l,
+        .length = list->length,
+        .turns = list->turns >= 0 ? op->turns + list->turns : NULL,
         .group = group,
         .q = q + s * op->token_stride + (int64_t)head * size,
         .o = o + ((int64_t)s * op->heads + head) * size,

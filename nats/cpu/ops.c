@@ -19,9 +19,11 @@ const nats_ops_table nats_cpu_ops = {
     .attention_forward = nats_cpu_attention_forward,
     .attention_backward = nats_cpu_attention_backward,
     .attention_workspace = attention_workspace,
+    .cache_enter = nats_cpu_cache_enter,
     .cache_append = nats_cpu_cache_append,
     .cache_store = nats_cpu_cache_store,
     .cache_compact = nats_cpu_cache_compact,
     .cache_merge = nats_cpu_cache_merge,
     .cache_attention = nats_cpu_cache_attention,
+    .cache_item_tokens = nats_cpu_cache_item_tokens,
 };

@@ -3,8 +3,6 @@
 // follows the tokens that live, however unequal the lists are. An item's block reads keys and values once for
 // all query heads of the group and leaves (largest score, sum of exponentials, weighted values); a second
 // kernel joins the items of a list. Scores are in powers of 2.
-#include <stdlib.h> // malloc, free
-
 #include "nn/cuda/kernel.h"
 
 extern "C" {
@@ -13,33 +11,21 @@ extern "C" {
 }
 
 enum { WARPS = 4, THREADS = WARPS * NN_WARP, BATCH = 4 /* rows under way in a lane */, MOST_GROUP = 8 };
+enum { JOIN_WARPS = 8, JOIN_THREADS = JOIN_WARPS * NN_WARP };
 enum { SHORTEST_ITEM = 64, LONGEST_ITEM = 512, MOST_HEAD_SIZE = 1024 };
 
 typedef struct {
-  int64_t pages;  // where its page table begins
-  int32_t length; // tokens
-  int32_t item;   // the first of its items
-  int64_t turns;  // where its turns begin, -1: none
-} list_place;
-
-typedef struct {
-  int32_t list, begin; // tokens [begin, begin + item_tokens) of the list
-} item_place;
-
-typedef struct {
-  int32_t slab_pages, page_tokens, head_size; // head_size: D
+  nats_cache_pages pages;
+  int32_t head_size; // D
   int32_t heads, kv_heads, group, longest;
   int32_t item_tokens; // a multiple of WARPS
   int32_t lists, items;
   float scale; // log2(e) / sqrt(D)
   int64_t token_stride;
-  const void *q; // [S, H, D]
-  void *o;       // [S, H, D]
-  // uploaded
-  char *const *slabs;
-  const list_place *list; // [lists]
-  const item_place *item; // [items]
-  const int32_t *pages;
+  const void *q;               // [S, H, D]
+  void *o;                     // [S, H, D]
+  const nats_cache_row *list;  // [lists]
+  const nats_cache_item *item; // [items]
   const int32_t *turns;
   const float *rope; // [positions, D/2, 2] cos and sin
   // results of items
@@ -99,13 +85,12 @@ static size_t item_bytes(int32_t group, int32_t item_tokens, int32_t head_size) 
 
 // Where the rows [first, end) of the item's keys are.
 template <typename T>
-__device__ static void find_keys(const decode &d, const list_place &list, int32_t begin, int32_t first,
-                                 int32_t end, const T **keys) {
-  const int64_t row = d.head_size;
+__device__ static void find_keys(const decode &d, const nats_cache_item &item, int32_t first, int32_t end,
+                                 const T **keys) {
+  nn_act *const *table = d.pages.table + item.list * d.pages.stride;
   for (int32_t t = first + (int32_t)(threadIdx.x % NN_WARP); t < end; t += NN_WARP) {
-    const int32_t page = d.pages[list.pages + (begin + t) / d.page_tokens];
-    const int64_t inside = (int64_t)(page % d.slab_pages) * 2 * d.page_tokens + (begin + t) % d.page_tokens;
-    keys[t] = (const T *)d.slabs[page / d.slab_pages] + inside * row;
+    const int32_t slot = item.begin + t, page = slot / d.pages.page_tokens;
+    keys[t] = (const T *)table[page] + (int64_t)(slot - page * d.pages.page_tokens) * d.head_size;
   }
   __syncwarp();
 }
@@ -164,7 +149,7 @@ __device__ static void find_turned_score(const decode &d, const T *queries, int3
 
 // Replaces the scores of keys that are turned: few, as a rule, so a warp takes one after the other.
 template <typename T, int G>
-__device__ static void find_turned_scores(const decode &d, const list_place &list, const T *queries,
+__device__ static void find_turned_scores(const decode &d, const nats_cache_row &list, const T *queries,
                                           int32_t heads, int32_t begin, int32_t first, int32_t end,
                                           const item_memory<T> &shared) {
   for (int32_t t0 = first; t0 < end; t0 += NN_WARP) {
@@ -196,7 +181,7 @@ template <typename T, int E, bool VECTOR, int G>
 __device__ static void mix_values(const decode &d, const lane_place<T, E, VECTOR> &place, int32_t first,
                                   int32_t end, const item_memory<T> &shared, float mix[G][E]) {
   const int rows = NN_WARP / place.lanes;
-  const int64_t half = (int64_t)d.page_tokens * d.head_size;
+  const int64_t half = (int64_t)d.pages.page_tokens * d.head_size;
   for (int32_t t0 = first; t0 < end; t0 += BATCH * rows) {
     float v[BATCH][E];
 #pragma unroll
@@ -249,7 +234,8 @@ __device__ static void join_warps(const decode &d, int32_t item, int32_t head, c
 template <typename T, int E, bool VECTOR, int G>
 static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
                                                   : E * G > 32 ? 3
-                                                               : 4) attend_item(decode d) {
+                                                  : E * G > 8  ? 4
+                                                               : 6) attend_item(decode d) {
   NN_DYNAMIC_SHARED(char, memory);
   item_memory<T> shared;
   shared.keys = (const T **)memory;
@@ -258,8 +244,10 @@ static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
   shared.peak = shared.mix + WARPS * G * d.head_size;
   shared.mass = shared.peak + WARPS * G;
 
-  const item_place item = d.item[blockIdx.x];
-  const list_place list = d.list[item.list];
+  const nats_cache_item item = d.item[blockIdx.x];
+  if (item.list < 0)
+    return;
+  const nats_cache_row list = d.list[item.list];
   const int lane = threadIdx.x % NN_WARP, warp = threadIdx.x / NN_WARP;
   const int32_t head = (int32_t)blockIdx.y * G; // of the group
   const int32_t part = d.item_tokens / WARPS, left = list.length - item.begin;
@@ -275,7 +263,7 @@ static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
     const bool inside = head + i / E < d.group && column < d.head_size;
     q[i / E][i % E] = inside ? d.scale * nn_load(queries + (int64_t)(i / E) * d.head_size + column) : 0.0f;
   }
-  find_keys(d, list, item.begin, first, end, shared.keys);
+  find_keys(d, item, first, end, shared.keys);
   find_scores<T, E, VECTOR, G>(d, place, q, first, end, shared);
   if (list.turns >= 0)
     find_turned_scores<T, G>(d, list, queries, d.group - head, item.begin, first, end, shared);
@@ -299,23 +287,60 @@ static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
 
 // ---- one list
 
-// Block (list, query head of the group): joins its items, in their order.
-template <typename T> static __global__ void __launch_bounds__(THREADS) join_items(decode d) {
+// Largest peak of the items of a list, for one query head of the group, and the sum of their masses at it; in
+// every thread. `shared`: [JOIN_WARPS, 2].
+__device__ static void join_masses(const decode &d, int32_t begin, int32_t end, int64_t head, float *shared,
+                                   float *peak, float *mass) {
+  const int lane = threadIdx.x % NN_WARP, warp = threadIdx.x / NN_WARP;
+  float most = -INFINITY, sum = 0;
+  for (int32_t item = begin + (int32_t)threadIdx.x; item < end; item += JOIN_THREADS)
+    most = fmaxf(most, d.peak[(int64_t)item * d.group + head]);
+  most = nn_warp_max(most);
+  if (lane == 0)
+    shared[warp] = most;
+  __syncthreads();
+  for (int w = 0; w < JOIN_WARPS; w++)
+    most = fmaxf(most, shared[w]);
+  for (int32_t item = begin + (int32_t)threadIdx.x; item < end; item += JOIN_THREADS) {
+    const int64_t from = (int64_t)item * d.group + head;
+    sum += exp2f(d.peak[from] - most) * d.mass[from];
+  }
+  sum = nn_warp_sum(sum);
+  if (lane == 0)
+    shared[JOIN_WARPS + warp] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int w = 0; w < JOIN_WARPS; w++)
+    sum += shared[JOIN_WARPS + w];
+  *peak = most;
+  *mass = sum;
+}
+
+// Block (list, query head of the group): joins the items of the list. A warp takes every JOIN_WARPS-th item,
+// and the warps are added in their order.
+template <typename T> static __global__ void __launch_bounds__(JOIN_THREADS) join_items(decode d) {
+  NN_DYNAMIC_SHARED(float, parts); // [JOIN_WARPS, D], then [JOIN_WARPS, 2]
   const int64_t list = blockIdx.x, head = blockIdx.y;
-  const int32_t begin = d.list[list].item;
-  const int32_t end = begin + (d.list[list].length + d.item_tokens - 1) / d.item_tokens;
-  float peak = -INFINITY, mass = 0;
-  for (int32_t item = begin; item < end; item++)
-    peak = fmaxf(peak, d.peak[(int64_t)item * d.group + head]);
-  for (int32_t item = begin; item < end; item++)
-    mass += exp2f(d.peak[(int64_t)item * d.group + head] - peak) * d.mass[(int64_t)item * d.group + head];
-  T *o = (T *)d.o + (list / d.kv_heads * d.heads + list % d.kv_heads * d.group + head) * (int64_t)d.head_size;
-  for (int32_t column = (int32_t)threadIdx.x; column < d.head_size; column += THREADS) {
+  const int32_t begin = d.list[list].first_item;
+  const int32_t end = begin + (d.list[list].length - 1) / d.item_tokens + 1;
+  const int lane = threadIdx.x % NN_WARP, warp = threadIdx.x / NN_WARP;
+  float peak, mass;
+  join_masses(d, begin, end, head, parts + JOIN_WARPS * d.head_size, &peak, &mass);
+  for (int32_t column = lane; column < d.head_size; column += NN_WARP) {
     float mix = 0;
-    for (int32_t item = begin; item < end; item++) {
+#pragma unroll 8
+    for (int32_t item = begin + warp; item < end; item += JOIN_WARPS) {
       const int64_t from = (int64_t)item * d.group + head;
       mix += exp2f(d.peak[from] - peak) * d.mix[from * d.head_size + column];
     }
+    parts[warp * d.head_size + column] = mix;
+  }
+  __syncthreads();
+  T *o = (T *)d.o + (list / d.kv_heads * d.heads + list % d.kv_heads * d.group + head) * (int64_t)d.head_size;
+  for (int32_t column = (int32_t)threadIdx.x; column < d.head_size; column += JOIN_THREADS) {
+    float mix = 0;
+    for (int w = 0; w < JOIN_WARPS; w++)
+      mix += parts[w * d.head_size + column];
     nn_store(o + column, mix / mass);
   }
   if (d.scores != NULL && threadIdx.x == 0)
@@ -336,99 +361,20 @@ static __global__ void sum_weights(decode d) {
   d.weights[list * d.longest + t] = sum;
 }
 
-// ---- what the device has to know of the lists
+// ---- items
 
-typedef struct {
-  int64_t slabs, items, pages, turns; // how many
-  int32_t item_tokens;
-} plan;
-
-// Items short enough to keep all multiprocessors busy, and long enough to be worth joining.
-static plan make_plan(const nn_device *device, const nats_cache_attention *op) {
-  plan p = {0, 0, 0, 0, 0};
-  const int32_t lists = op->sequences * op->kv_heads;
-  int64_t tokens = 0;
-  for (int32_t l = 0; l < lists; l++)
-    tokens += op->lists[l].length;
-  const int64_t fair = tokens / (8 * nn_cuda_processors(device));
+// Short enough to keep all multiprocessors busy several times over, so that the last ones end together, and
+// long enough to be worth joining.
+extern "C" int32_t nats_cuda_cache_item_tokens(const nn_device *device, int64_t tokens) {
+  const int64_t fair = tokens / (16 * nn_cuda_processors(device));
   int32_t item_tokens = SHORTEST_ITEM;
   while (item_tokens < LONGEST_ITEM && item_tokens < fair)
     item_tokens *= 2;
-  p.item_tokens = item_tokens;
-  for (int32_t l = 0; l < lists; l++) {
-    const int64_t pages = nn_ceil_div(op->lists[l].length, op->pages.page_tokens);
-    for (int64_t i = 0; i < pages; i++) {
-      const int64_t slab = op->lists[l].pages[i] / op->pages.slab_pages;
-      p.slabs = slab >= p.slabs ? slab + 1 : p.slabs;
-    }
-    p.pages += pages;
-    p.turns += op->lists[l].turn != NULL ? op->lists[l].length : 0;
-    p.items += nn_ceil_div(op->lists[l].length, item_tokens);
-  }
-  return p;
+  return item_tokens;
 }
 
-typedef struct {
-  char **slabs;
-  list_place *list;
-  item_place *item;
-  int32_t *pages;
-  int32_t *turns;
-} tables;
-
-static tables take_tables(nats_scratch *scratch, const plan *p, int32_t lists) {
-  tables t;
-  t.slabs = (char **)nats_scratch_take(scratch, p->slabs, sizeof *t.slabs);
-  t.list = (list_place *)nats_scratch_take(scratch, lists, sizeof *t.list);
-  t.item = (item_place *)nats_scratch_take(scratch, p->items, sizeof *t.item);
-  t.pages = (int32_t *)nats_scratch_take(scratch, p->pages, sizeof *t.pages);
-  t.turns = (int32_t *)nats_scratch_take(scratch, p->turns, sizeof *t.turns);
-  return t;
-}
-
-static void fill_tables(const nats_cache_attention *op, const plan *p, tables t) {
-  memcpy(t.slabs, op->pages.slabs, (size_t)p->slabs * sizeof *t.slabs);
-  int64_t pages = 0, turns = 0;
-  int32_t items = 0;
-  for (int32_t l = 0; l < op->sequences * op->kv_heads; l++) {
-    const nats_cache_row *row = &op->lists[l];
-    const int32_t count = nn_ceil_div(row->length, op->pages.page_tokens);
-    t.list[l] = list_place{pages, row->length, items, row->turn != NULL ? turns : -1};
-    memcpy(t.pages + pages, row->pages, (size_t)count * sizeof *t.pages);
-    pages += count;
-    if (row->turn != NULL) {
-      memcpy(t.turns + turns, row->turn, (size_t)row->length * sizeof *t.turns);
-      turns += row->length;
-    }
-    for (int32_t begin = 0; begin < row->length; begin += p->item_tokens)
-      t.item[items++] = item_place{l, begin};
-  }
-}
-
-// The tables lie first in the workspace: they are built on the host in the same layout and sent as one.
-static nn_status send_tables(nn_device *device, const nats_cache_attention *op, const plan *p,
-                             void *workspace) {
-  const int32_t lists = op->sequences * op->kv_heads;
-  nats_scratch host = {NULL, 0};
-  take_tables(&host, p, lists);
-  const size_t bytes = host.used;
-  host = nats_scratch{(char *)calloc(1, bytes), 0};
-  if (host.base == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "out of memory for the page tables of %d lists", (int)lists);
-  fill_tables(op, p, take_tables(&host, p, lists));
-  const nn_status status = nn_device_upload(device, workspace, host.base, bytes);
-  free(host.base);
-  return status;
-}
-
-static void take_all(nats_scratch *scratch, const nats_cache_attention *op, const plan *p, decode *d) {
-  const tables t = take_tables(scratch, p, d->lists);
-  d->slabs = t.slabs;
-  d->list = t.list;
-  d->item = t.item;
-  d->pages = t.pages;
-  d->turns = t.turns;
-  const int64_t results = p->items * d->group, rows = (int64_t)d->lists * d->group;
+static void take_results(nats_scratch *scratch, const nats_cache_attention *op, decode *d) {
+  const int64_t results = (int64_t)d->items * d->group, rows = (int64_t)d->lists * d->group;
   d->peak = (float *)nats_scratch_take(scratch, results, sizeof(float));
   d->mass = (float *)nats_scratch_take(scratch, results, sizeof(float));
   d->mix = (float *)nats_scratch_take(scratch, results * d->head_size, sizeof(float));
@@ -460,7 +406,9 @@ template <typename T> static nn_status attend(nn_device *device, const decode *d
 
 template <typename T> static nn_status run(nn_device *device, const decode *d) {
   NN_TRY(attend<T>(device, d));
-  NN_TRY(NN_LAUNCH(device, join_items<T>, dim3((unsigned)d->lists, (unsigned)d->group), THREADS, 0, *d));
+  const size_t parts = (size_t)JOIN_WARPS * (size_t)(d->head_size + 2) * sizeof(float);
+  NN_TRY(NN_LAUNCH(device, join_items<T>, dim3((unsigned)d->lists, (unsigned)d->group), JOIN_THREADS, parts,
+                   *d));
   if (d->scores == NULL)
     return NN_OK;
   const dim3 grid((unsigned)nn_ceil_div(d->longest, (int32_t)THREADS), (unsigned)d->lists);
@@ -472,8 +420,7 @@ extern "C" nn_status nats_cuda_cache_attention(nn_device *device, const nats_cac
     return NN_FAIL(NN_ERR_UNSUPPORTED, "decoding on a GPU: head size %d, expected at most %d",
                    (int)op->pages.head_size, (int)MOST_HEAD_SIZE);
   decode d = {};
-  d.slab_pages = op->pages.slab_pages;
-  d.page_tokens = op->pages.page_tokens;
+  d.pages = op->pages;
   d.head_size = op->pages.head_size;
   d.heads = op->heads;
   d.kv_heads = op->kv_heads;
@@ -486,16 +433,17 @@ extern "C" nn_status nats_cuda_cache_attention(nn_device *device, const nats_cac
   d.o = op->o;
   d.weights = op->weights;
   d.rope = op->rope;
-  const plan p = make_plan(device, op);
-  d.items = (int32_t)p.items;
-  d.item_tokens = p.item_tokens;
+  d.list = op->lists;
+  d.item = op->items;
+  d.turns = op->turns;
+  d.items = op->item_count;
+  d.item_tokens = op->item_tokens;
   nats_scratch scratch = {NULL, 0};
-  take_all(&scratch, op, &p, &d);
+  take_results(&scratch, op, &d);
   // Lists grow by a token a step: ask for room in coarse steps, or every step would allocate.
   void *workspace;
   NN_TRY(nn_device_workspace(device, (scratch.used | (((size_t)1 << 20) - 1)) + 1, &workspace));
   scratch = nats_scratch{(char *)workspace, 0};
-  take_all(&scratch, op, &p, &d);
-  NN_TRY(send_tables(device, op, &p, workspace));
+  take_results(&scratch, op, &d);
   return NN_CUDA_TYPED(device, run, device, &d);
 }

@@ -1,6 +1,5 @@
 // Rows of keys and values into pages, from page to page, and values added to others (nats/cpu/cache_pages.c).
-// The host resolves slots to addresses, so that the device reads one small list.
-#include <stdlib.h> // malloc, calloc, free
+#include <stdlib.h> // calloc, free
 #include <string.h> // memcpy
 
 #include "nn/cuda/kernel.h"
@@ -11,264 +10,238 @@ extern "C" {
 }
 
 enum { THREADS = 256 };
-static const int64_t PART = 1 << 18; // rows whose addresses are sent at a time
 
-// A key's row; the value's lies `from_value` and `to_value` bytes further on.
-typedef struct {
-  const char *from;
-  char *to;
-} row_copy;
+// ---- pages
 
+static __global__ void enter_pages(nats_cache_enter op) {
+  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i < op.count)
+    op.table[op.entries[i].at] = op.entries[i].page;
+}
+
+extern "C" nn_status nats_cuda_cache_enter(nn_device *device, const nats_cache_enter *op) {
+  return NN_LAUNCH(device, enter_pages, (unsigned)nn_ceil_div(op->count, (int64_t)THREADS), THREADS, 0, *op);
+}
+
+// ---- rows
+
+// A row of D elements in bytes, and how far the value's row is from the key's.
 typedef struct {
-  int64_t from_value, to_value;
-  int64_t bytes; // of a row
+  int64_t bytes, value;
 } row_shape;
 
-static char *slot_address(const nn_device *device, const nats_cache_pages *pages, int64_t slot) {
-  const int64_t page = slot / pages->page_tokens, row = (int64_t)pages->head_size;
-  const int64_t token = page % pages->slab_pages * 2 * pages->page_tokens + slot % pages->page_tokens;
-  return (char *)nn_act_at(device, pages->slabs[page / pages->slab_pages], token * row);
+static row_shape row_in_page(const nn_device *device, int32_t page_tokens, int32_t head_size) {
+  const int64_t row = (int64_t)nn_device_act_size(device) * head_size;
+  return row_shape{row, row * page_tokens};
 }
 
-static int64_t value_distance(const nn_device *device, const nats_cache_pages *pages) {
-  return (int64_t)nn_device_act_size(device) * pages->page_tokens * pages->head_size;
+// The bytes that a thread copies at a time: as many as all addresses allow. `places` has addresses and
+// distances or-ed together; pages lie at multiples of their rows, in memory that is aligned to more.
+static int unit_of(uint64_t places) {
+  return places % 16 == 0 ? 16 : places % 4 == 0 ? 4 : 2;
 }
 
-// One thread a unit (2, 4 or 16 bytes) of a row and of its value.
+// Calls `run<Unit>(...)`.
+#define WITH_UNIT(bytes, run, ...)                                                                           \
+  ((bytes) == 16  ? run<uint4>(__VA_ARGS__)                                                                  \
+   : (bytes) == 4 ? run<uint32_t>(__VA_ARGS__)                                                               \
+                  : run<uint16_t>(__VA_ARGS__))
+
 template <typename Unit>
-static __global__ void copy_rows(const row_copy *rows, row_shape shape, int32_t units, int64_t count) {
-  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / units;
-  if (row >= count)
+__device__ static void copy_unit(const char *from, int64_t from_value, char *to, int64_t to_value) {
+  const Unit k = *(const Unit *)from, v = *(const Unit *)(from + from_value);
+  *(Unit *)to = k;
+  *(Unit *)(to + to_value) = v;
+}
+
+// K and V as a model computed them.
+typedef struct {
+  const char *k;
+  int64_t value, stride, bytes; // bytes to the value, to the next row, of a head's part of a row
+  int32_t kv_heads;
+} new_rows;
+
+static new_rows rows_of(const nn_device *device, const nn_act *k, const nn_act *v, int64_t token_stride,
+                        int32_t head_size, int32_t kv_heads) {
+  const int64_t act = (int64_t)nn_device_act_size(device);
+  return new_rows{(const char *)k, (const char *)v - (const char *)k, act * token_stride, act * head_size,
+                  kv_heads};
+}
+
+static uint64_t places_of(const new_rows *rows) {
+  return (uint64_t)(uintptr_t)rows->k | (uint64_t)(rows->value | rows->stride | rows->bytes);
+}
+
+// One thread a unit of the new row of a list.
+template <typename Unit>
+static __global__ void append_rows(new_rows rows, nats_cache_pages pages, const nats_cache_row *lists,
+                                   int32_t count) {
+  const int32_t units = (int32_t)(rows.bytes / (int64_t)sizeof(Unit));
+  const int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x), l = i / units;
+  if (l >= count)
     return;
-  const int64_t at = (i - row * units) * (int64_t)sizeof(Unit);
-  const row_copy copy = rows[row];
-  const Unit k = *(const Unit *)(copy.from + at), v = *(const Unit *)(copy.from + shape.from_value + at);
-  *(Unit *)(copy.to + at) = k;
-  *(Unit *)(copy.to + shape.to_value + at) = v;
+  const int64_t at = (i - l * units) * (int64_t)sizeof(Unit);
+  const int32_t slot = lists[l].length - 1;
+  char *page = (char *)pages.table[l * pages.stride + slot / pages.page_tokens];
+  copy_unit<Unit>(rows.k + l / rows.kv_heads * rows.stride + l % rows.kv_heads * rows.bytes + at, rows.value,
+                  page + slot % pages.page_tokens * rows.bytes + at, pages.page_tokens * rows.bytes);
 }
 
 template <typename Unit>
-static nn_status launch(nn_device *device, const row_copy *rows, row_shape shape, int64_t count) {
-  const int32_t units = (int32_t)(shape.bytes / (int64_t)sizeof(Unit));
-  const unsigned blocks = (unsigned)nn_ceil_div(count * units, (int64_t)THREADS);
-  return NN_LAUNCH(device, copy_rows<Unit>, blocks, THREADS, 0, rows, shape, units, count);
-}
-
-// Units as large as all addresses allow: `places` has every address and distance or-ed together.
-static nn_status copy_part(nn_device *device, const row_copy *host, row_copy *rows, row_shape shape,
-                           int64_t count, uint64_t places) {
-  NN_TRY(nn_device_upload(device, rows, host, (size_t)count * sizeof *rows));
-  if (places % 16 == 0)
-    return launch<uint4>(device, rows, shape, count);
-  if (places % 4 == 0)
-    return launch<uint32_t>(device, rows, shape, count);
-  return launch<uint16_t>(device, rows, shape, count);
-}
-
-// Row `i` of an operator.
-typedef row_copy (*row_of)(const nn_device *device, const void *op, int64_t i);
-
-static nn_status copy_all(nn_device *device, const void *op, row_of row, row_shape shape, int64_t count) {
-  const int64_t part = count < PART ? count : PART;
-  void *workspace;
-  NN_TRY(nn_device_workspace(device, (size_t)part * sizeof(row_copy), &workspace));
-  row_copy *host = (row_copy *)malloc((size_t)part * sizeof *host);
-  if (host == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld rows of the cache", (long long)part);
-  nn_status status = NN_OK;
-  for (int64_t first = 0; first < count && status == NN_OK; first += part) {
-    const int64_t rows = count - first < part ? count - first : part;
-    uint64_t places = (uint64_t)(shape.from_value | shape.to_value | shape.bytes);
-    for (int64_t i = 0; i < rows; i++) {
-      host[i] = row(device, op, first + i);
-      places |= (uint64_t)(uintptr_t)host[i].from | (uint64_t)(uintptr_t)host[i].to;
-    }
-    status = copy_part(device, host, (row_copy *)workspace, shape, rows, places);
-  }
-  free(host);
-  return status;
-}
-
-static row_copy append_row(const nn_device *device, const void *of, int64_t i) {
-  const nats_cache_append *op = (const nats_cache_append *)of;
-  const nats_cache_write *write = &op->writes[i];
-  const int64_t from = write->row * op->token_stride + (int64_t)write->head * op->pages.head_size;
-  return row_copy{(const char *)nn_act_at(device, op->k, from),
-                  slot_address(device, &op->pages, write->slot)};
+static nn_status append(nn_device *device, const new_rows *rows, const nats_cache_append *op) {
+  const int32_t lists = op->sequences * op->kv_heads;
+  const int64_t units = lists * (rows->bytes / (int64_t)sizeof(Unit));
+  return NN_LAUNCH(device, append_rows<Unit>, (unsigned)nn_ceil_div(units, (int64_t)THREADS), THREADS, 0,
+                   *rows, op->pages, op->lists, lists);
 }
 
 extern "C" nn_status nats_cuda_cache_append(nn_device *device, const nats_cache_append *op) {
-  const row_shape shape = {(int64_t)((uintptr_t)op->v - (uintptr_t)op->k), value_distance(device, &op->pages),
-                           (int64_t)nn_device_act_size(device) * op->pages.head_size};
-  return copy_all(device, op, append_row, shape, op->count);
+  const new_rows rows = rows_of(device, op->k, op->v, op->token_stride, op->pages.head_size, op->kv_heads);
+  return WITH_UNIT(unit_of(places_of(&rows)), append, device, &rows, op);
 }
 
 // ---- what is left of a prompt
 
-// A page and the rows that it takes: positions[first + t] of its sequence, or where `first` is negative,
-// begin + t.
 typedef struct {
-  const char *from; // row 0 of the sequence, in its head
-  char *to;
-  int64_t first;
-  int32_t begin, count; // tokens
-} page_fill;
+  int64_t first; // of its rows in `positions`; -1: they are in order
+  int32_t length;
+} stored_list;
 
-// Block (page): units of a row after each other, rows after each other.
+// Block (list, page of the longest): units of a row after each other, rows after each other.
 template <typename Unit>
 static __global__ void __launch_bounds__(THREADS)
-    fill_pages(const page_fill *fills, const int32_t *positions, row_shape shape, int64_t row_stride) {
-  const page_fill fill = fills[blockIdx.x];
-  const int32_t units = (int32_t)(shape.bytes / (int64_t)sizeof(Unit));
-  for (int32_t i = (int32_t)threadIdx.x; i < fill.count * units; i += THREADS) {
+    store_pages(new_rows rows, nats_cache_pages pages, const stored_list *lists, const int32_t *positions,
+                int32_t sequence_rows, int32_t longest) {
+  const int32_t l = (int32_t)blockIdx.x / longest, page = (int32_t)blockIdx.x % longest;
+  const int32_t begin = page * pages.page_tokens;
+  const stored_list list = lists[l];
+  const int32_t units = (int32_t)(rows.bytes / (int64_t)sizeof(Unit));
+  const char *from =
+      rows.k + (int64_t)(l / rows.kv_heads) * sequence_rows * rows.stride + l % rows.kv_heads * rows.bytes;
+  for (int32_t i = (int32_t)threadIdx.x; i < pages.page_tokens * units; i += THREADS) {
     const int32_t t = i / units;
+    if (begin + t >= list.length)
+      return;
+    const int32_t row = list.first >= 0 ? positions[list.first + begin + t] : begin + t;
     const int64_t at = (i - t * units) * (int64_t)sizeof(Unit);
-    const int32_t row = fill.first >= 0 ? positions[fill.first + t] : fill.begin + t;
-    const char *from = fill.from + row * row_stride + at;
-    char *to = fill.to + t * shape.bytes + at;
-    const Unit k = *(const Unit *)from, v = *(const Unit *)(from + shape.from_value);
-    *(Unit *)to = k;
-    *(Unit *)(to + shape.to_value) = v;
+    char *to = (char *)pages.table[l * pages.stride + page] + t * rows.bytes + at;
+    copy_unit<Unit>(from + row * rows.stride + at, rows.value, to, pages.page_tokens * rows.bytes);
   }
 }
 
 typedef struct {
-  page_fill *fills;
+  stored_list *lists;
   int32_t *positions;
-  int64_t pages, listed; // how many of each
-} fill_tables;
+  int64_t listed; // positions
+  int32_t longest;
+} store_tables;
 
-static void take_fill_tables(nats_scratch *scratch, fill_tables *t) {
-  t->fills = (page_fill *)nats_scratch_take(scratch, t->pages, sizeof *t->fills);
+static void take_tables(nats_scratch *scratch, int32_t lists, store_tables *t) {
+  t->lists = (stored_list *)nats_scratch_take(scratch, lists, sizeof *t->lists);
   t->positions = (int32_t *)nats_scratch_take(scratch, t->listed, sizeof *t->positions);
 }
 
-// Fills the tables; `places` gets every address or-ed together.
-static void list_pages(const nn_device *device, const nats_cache_store *op, const fill_tables *t,
-                       uint64_t *places) {
-  const int32_t page_tokens = op->pages.page_tokens;
-  int64_t page = 0, listed = 0;
-  for (int32_t l = 0; l < op->sequences * op->kv_heads; l++) {
-    const nats_cache_stored *list = &op->lists[l];
-    const int64_t row = (int64_t)(l / op->kv_heads) * op->rows * op->token_stride +
-                        (int64_t)(l % op->kv_heads) * op->pages.head_size;
-    const char *from = (const char *)nn_act_at(device, op->k, row);
-    *places |= (uint64_t)(uintptr_t)from;
-    for (int32_t begin = 0; begin < list->length; begin += page_tokens) {
-      const int32_t left = list->length - begin;
-      char *to = slot_address(device, &op->pages, (int64_t)list->pages[begin / page_tokens] * page_tokens);
-      *places |= (uint64_t)(uintptr_t)to;
-      t->fills[page++] = page_fill{from, to, list->position != NULL ? listed + begin : -1, begin,
-                                   left < page_tokens ? left : page_tokens};
-    }
-    if (list->position == NULL)
-      continue;
-    memcpy(t->positions + listed, list->position, (size_t)list->length * sizeof *t->positions);
-    listed += list->length;
-  }
-}
-
-static fill_tables count_fills(const nats_cache_store *op) {
-  fill_tables t = {};
-  for (int32_t l = 0; l < op->sequences * op->kv_heads; l++) {
-    t.pages += nn_ceil_div(op->lists[l].length, op->pages.page_tokens);
+static store_tables measure_tables(const nats_cache_store *op, int32_t lists) {
+  store_tables t = {};
+  for (int32_t l = 0; l < lists; l++) {
     t.listed += op->lists[l].position != NULL ? op->lists[l].length : 0;
+    t.longest = op->lists[l].length > t.longest ? op->lists[l].length : t.longest;
   }
   return t;
 }
 
-template <typename Unit>
-static nn_status launch_fill(nn_device *device, const fill_tables *t, row_shape shape, int64_t row_stride) {
-  return NN_LAUNCH(device, fill_pages<Unit>, (unsigned)t->pages, THREADS, 0, t->fills, t->positions, shape,
-                   row_stride);
+static void fill_tables(const nats_cache_store *op, int32_t lists, const store_tables *t) {
+  int64_t first = 0;
+  for (int32_t l = 0; l < lists; l++) {
+    const nats_cache_stored *list = &op->lists[l];
+    t->lists[l] = stored_list{list->position != NULL ? first : -1, list->length};
+    if (list->position == NULL)
+      continue;
+    memcpy(t->positions + first, list->position, (size_t)list->length * sizeof *list->position);
+    first += list->length;
+  }
 }
 
-// The tables are built on the host in the layout that they have in the workspace, and sent as one.
-extern "C" nn_status nats_cuda_cache_store(nn_device *device, const nats_cache_store *op) {
-  const int64_t act = (int64_t)nn_device_act_size(device), row_stride = act * op->token_stride;
-  const row_shape shape = {(int64_t)((uintptr_t)op->v - (uintptr_t)op->k), value_distance(device, &op->pages),
-                           act * op->pages.head_size};
-  uint64_t places = (uint64_t)(shape.from_value | shape.to_value | shape.bytes | row_stride);
-  fill_tables t = count_fills(op);
+// Built on the host in the layout that they have in the workspace, and sent as one.
+static nn_status send_tables(nn_device *device, const nats_cache_store *op, int32_t lists, store_tables *t) {
   nats_scratch scratch = {NULL, 0};
-  take_fill_tables(&scratch, &t);
+  take_tables(&scratch, lists, t);
   const size_t bytes = scratch.used;
   void *workspace;
   NN_TRY(nn_device_workspace(device, bytes, &workspace));
-  char *host = (char *)calloc(1, bytes);
-  if (host == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld pages of the cache", (long long)t.pages);
-  scratch = nats_scratch{host, 0};
-  take_fill_tables(&scratch, &t);
-  list_pages(device, op, &t, &places);
-  const nn_status status = nn_device_upload(device, workspace, host, bytes);
-  free(host);
-  NN_TRY(status);
+  scratch = nats_scratch{(char *)calloc(1, bytes), 0};
+  if (scratch.base == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld tokens of a prompt", (long long)t->listed);
+  take_tables(&scratch, lists, t);
+  fill_tables(op, lists, t);
+  const nn_status status = nn_device_upload(device, workspace, scratch.base, bytes);
+  free(scratch.base);
   scratch = nats_scratch{(char *)workspace, 0};
-  take_fill_tables(&scratch, &t);
-  if (places % 16 == 0)
-    return launch_fill<uint4>(device, &t, shape, row_stride);
-  if (places % 4 == 0)
-    return launch_fill<uint32_t>(device, &t, shape, row_stride);
-  return launch_fill<uint16_t>(device, &t, shape, row_stride);
+  take_tables(&scratch, lists, t);
+  return status;
+}
+
+template <typename Unit>
+static nn_status store(nn_device *device, const new_rows *rows, const nats_cache_store *op, int32_t lists,
+                       const store_tables *t) {
+  const int32_t longest = nn_ceil_div(t->longest, op->pages.page_tokens);
+  return NN_LAUNCH(device, store_pages<Unit>, (unsigned)lists * (unsigned)longest, THREADS, 0, *rows,
+                   op->pages, t->lists, t->positions, op->rows, longest);
+}
+
+extern "C" nn_status nats_cuda_cache_store(nn_device *device, const nats_cache_store *op) {
+  const new_rows rows = rows_of(device, op->k, op->v, op->token_stride, op->pages.head_size, op->kv_heads);
+  const int32_t lists = op->sequences * op->kv_heads;
+  store_tables t = measure_tables(op, lists);
+  if (t.longest == 0)
+    return NN_OK;
+  NN_TRY(send_tables(device, op, lists, &t));
+  return WITH_UNIT(unit_of(places_of(&rows)), store, device, &rows, op, lists, &t);
 }
 
 // ---- from page to page
 
-static row_copy move_row(const nn_device *device, const void *of, int64_t i) {
-  const nats_cache_compact *op = (const nats_cache_compact *)of;
-  return row_copy{slot_address(device, &op->pages, op->moves[i].from),
-                  slot_address(device, &op->pages, op->moves[i].to)};
+// One thread a unit of a row and of its value.
+template <typename Unit>
+static __global__ void move_rows(const nats_cache_move *moves, row_shape shape, int64_t count) {
+  const int32_t units = (int32_t)(shape.bytes / (int64_t)sizeof(Unit));
+  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, move = i / units;
+  if (move >= count)
+    return;
+  const int64_t at = (i - move * units) * (int64_t)sizeof(Unit);
+  copy_unit<Unit>((const char *)moves[move].from + at, shape.value, (char *)moves[move].to + at, shape.value);
+}
+
+template <typename Unit>
+static nn_status compact(nn_device *device, row_shape shape, const nats_cache_compact *op) {
+  const int64_t units = op->count * (shape.bytes / (int64_t)sizeof(Unit));
+  return NN_LAUNCH(device, move_rows<Unit>, (unsigned)nn_ceil_div(units, (int64_t)THREADS), THREADS, 0,
+                   op->moves, shape, op->count);
 }
 
 extern "C" nn_status nats_cuda_cache_compact(nn_device *device, const nats_cache_compact *op) {
-  const int64_t value = value_distance(device, &op->pages);
-  const row_shape shape = {value, value, (int64_t)nn_device_act_size(device) * op->pages.head_size};
-  return copy_all(device, op, move_row, shape, op->count);
+  const row_shape shape = row_in_page(device, op->page_tokens, op->head_size);
+  return WITH_UNIT(unit_of((uint64_t)shape.bytes), compact, device, shape, op);
 }
 
 // ---- values added to others
 
-typedef struct {
-  const char *from;
-  char *to;
-  float factor;
-} row_sum;
-
 // Block (addition): no value is read and written, or written twice, by the additions of one call.
-template <typename T> static __global__ void add_rows(const row_sum *sums, int32_t size) {
-  const row_sum sum = sums[blockIdx.x];
-  const T *from = (const T *)sum.from;
-  T *to = (T *)sum.to;
+template <typename T>
+static __global__ void add_rows(const nats_cache_addition *additions, int64_t value, int32_t size) {
+  const nats_cache_addition addition = additions[blockIdx.x];
+  const T *from = (const T *)addition.from + value;
+  T *to = (T *)addition.to + value;
   for (int32_t column = (int32_t)threadIdx.x; column < size; column += (int32_t)blockDim.x)
-    nn_store(to + column, nn_load(to + column) + sum.factor * nn_load(from + column));
+    nn_store(to + column, nn_load(to + column) + addition.factor * nn_load(from + column));
 }
 
-template <typename T>
-static nn_status add(nn_device *device, const row_sum *sums, int64_t count, int32_t size) {
-  const unsigned threads = size <= NN_WARP ? NN_WARP : 4 * NN_WARP;
-  return NN_LAUNCH(device, add_rows<T>, (unsigned)count, threads, 0, sums, size);
+template <typename T> static nn_status add(nn_device *device, const nats_cache_merge *op) {
+  const unsigned threads = op->head_size <= NN_WARP ? NN_WARP : 4 * NN_WARP;
+  return NN_LAUNCH(device, add_rows<T>, (unsigned)op->count, threads, 0, op->additions,
+                   (int64_t)op->page_tokens * op->head_size, op->head_size);
 }
 
 extern "C" nn_status nats_cuda_cache_merge(nn_device *device, const nats_cache_merge *op) {
-  const int64_t value = value_distance(device, &op->pages), part = op->count < PART ? op->count : PART;
-  void *workspace;
-  NN_TRY(nn_device_workspace(device, (size_t)part * sizeof(row_sum), &workspace));
-  row_sum *host = (row_sum *)malloc((size_t)part * sizeof *host);
-  if (host == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld values of the cache", (long long)part);
-  nn_status status = NN_OK;
-  for (int64_t first = 0; first < op->count && status == NN_OK; first += part) {
-    const int64_t rows = op->count - first < part ? op->count - first : part;
-    for (int64_t i = 0; i < rows; i++) {
-      const nats_cache_addition *addition = &op->additions[first + i];
-      host[i] = row_sum{slot_address(device, &op->pages, addition->from) + value,
-                        slot_address(device, &op->pages, addition->to) + value, addition->factor};
-    }
-    status = nn_device_upload(device, workspace, host, (size_t)rows * sizeof *host);
-    if (status == NN_OK)
-      status = NN_CUDA_TYPED(device, add, device, (const row_sum *)workspace, rows, op->pages.head_size);
-  }
-  free(host);
-  return status;
+  return NN_CUDA_TYPED(device, add, device, op);
 }

@@ -10,9 +10,11 @@ const nats_ops_table nats_cuda_ops = {
     .attention_forward = nats_cuda_attention_forward,
     .attention_backward = nats_cuda_attention_backward,
     .attention_workspace = nats_cuda_attention_workspace,
+    .cache_enter = nats_cuda_cache_enter,
     .cache_append = nats_cuda_cache_append,
     .cache_store = nats_cuda_cache_store,
     .cache_compact = nats_cuda_cache_compact,
     .cache_merge = nats_cuda_cache_merge,
     .cache_attention = nats_cuda_cache_attention,
+    .cache_item_tokens = nats_cuda_cache_item_tokens,
 };

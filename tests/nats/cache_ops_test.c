@@ -7,7 +7,7 @@
 
 #include "../nn/fresh_seed.h"
 
-enum { SLAB_PAGES = 4, LISTS_MAX = 12, POSITIONS = 200 /* of the RoPE table */ };
+enum { LISTS_MAX = 12, POSITIONS = 200 /* of the RoPE table */ };
 static const double THETA = 1000;
 
 typedef struct {
@@ -30,13 +30,19 @@ typedef struct {
   nn_device *device;
   const cache_shape *shape;
   nats_cache_pages pages;
-  nats_cache_row lists[LISTS_MAX];
-  int32_t rows; // of k and v: every list takes one row after the other
+  nn_act **page; // [lists, stride] host
+  int32_t rows;  // of a sequence in k and v; a row for each sequence follows, that of the newest token
   int64_t token_stride;
-  // host: [rows, Hk, D] and [S, H, D], tokens token_stride apart
-  float *k, *v, *q;
+  float *k, *v, *q; // host: [S * rows + S, Hk, D] and [S, H, D], tokens token_stride apart
   nn_act *device_q;
+  int32_t length[LISTS_MAX];
+  int32_t *row_at[LISTS_MAX]; // [length] row of k and v that lies in a slot
+  int32_t *turn[LISTS_MAX];   // [length] or NULL
 } cache_case;
+
+static int32_t lists_of(const cache_case *c) {
+  return c->shape->sequences * c->shape->kv_heads;
+}
 
 static int32_t common_factor(int32_t a, int32_t b) {
   return b == 0 ? a : common_factor(b, a % b);
@@ -45,24 +51,26 @@ static int32_t common_factor(int32_t a, int32_t b) {
 // Pages in an order that has nothing to do with that of the tokens.
 static void deal_pages(cache_case *c) {
   const cache_shape *s = c->shape;
-  const int32_t lists = s->sequences * s->kv_heads, pages = (c->rows + s->page_tokens - 1) / s->page_tokens;
-  const int32_t slabs = (lists * pages + SLAB_PAGES - 1) / SLAB_PAGES, count = slabs * SLAB_PAGES;
-  nn_act **of_slabs = test_host((size_t)slabs * sizeof *of_slabs);
+  const int32_t pages = (s->longest + s->page_tokens - 1) / s->page_tokens, count = lists_of(c) * pages;
   const int64_t page = 2LL * s->page_tokens * s->head_size;
-  for (int32_t i = 0; i < slabs; i++)
-    of_slabs[i] = test_acts(c->device, NULL, SLAB_PAGES * page);
-  c->pages = (nats_cache_pages){of_slabs, SLAB_PAGES, s->page_tokens, s->head_size};
+  nn_act *memory = test_acts(c->device, NULL, count * page);
+  nn_act **table = test_bytes(c->device, NULL, (size_t)count * sizeof *table);
+  nats_cache_entry *entries = test_host((size_t)count * sizeof *entries);
   int32_t step = count / 2 + 1, next = 0; // a step that shares no factor with count visits every page once
   while (common_factor(count, step) > 1)
     step++;
-  for (int32_t l = 0; l < lists; l++) {
-    int32_t *table = test_host((size_t)pages * sizeof *table);
-    for (int32_t p = 0; p < pages; p++, next = (next + step) % count)
-      table[p] = next;
-    c->lists[l].pages = table;
-    const int32_t more = s->longest - s->shortest;
-    c->lists[l].length = l == 0 ? s->longest : s->shortest + (l * 37) % (more + 1);
+  c->page = test_host((size_t)count * sizeof *c->page);
+  for (int32_t i = 0; i < count; i++, next = (next + step) % count) {
+    c->page[i] = nn_act_at(c->device, memory, next * page);
+    entries[count - 1 - i] = (nats_cache_entry){i, c->page[i]};
   }
+  const nats_cache_enter op = {
+      .table = table,
+      .entries = test_bytes(c->device, entries, (size_t)count * sizeof *entries),
+      .count = count,
+  };
+  MUST(nats_cache_enter_run(c->device, &op));
+  c->pages = (nats_cache_pages){table, pages, s->page_tokens, s->head_size};
 }
 
 static float *random_rows(const cache_case *c, uint64_t seed, int64_t rows) {
@@ -72,45 +80,107 @@ static float *random_rows(const cache_case *c, uint64_t seed, int64_t rows) {
   return values;
 }
 
-static int64_t slot_of(const cache_case *c, int32_t list, int32_t token) {
-  const int32_t page = c->shape->page_tokens;
-  return (int64_t)c->lists[list].pages[token / page] * page + token % page;
+static nn_act *slot_of(const cache_case *c, int32_t list, int32_t token) {
+  const cache_shape *s = c->shape;
+  const int64_t inside = (int64_t)(token % s->page_tokens) * s->head_size;
+  return nn_act_at(c->device, c->page[list * c->pages.stride + token / s->page_tokens], inside);
 }
 
-// Every list l holds rows 0 to length - 1 of its head.
-static void append_all(cache_case *c) {
+// Lists as operators read them.
+static const nats_cache_row *rows_of(const cache_case *c, int32_t item_tokens) {
+  nats_cache_row *rows = test_host(LISTS_MAX * sizeof *rows);
+  int32_t item = 0, turn = 0;
+  for (int32_t l = 0; l < lists_of(c); l++) {
+    rows[l] = (nats_cache_row){c->length[l], item, c->turn[l] ? turn : -1};
+    item += (c->length[l] - 1) / item_tokens + 1;
+    turn += c->turn[l] ? c->length[l] : 0;
+  }
+  return test_bytes(c->device, rows, LISTS_MAX * sizeof *rows);
+}
+
+// Which rows the slots of a list get: its last one that of the newest token, those before it in every other
+// list all but some rows of the sequence.
+static void choose_rows(cache_case *c, int32_t l) {
+  const int32_t length = c->length[l], sequence = l / c->shape->kv_heads;
+  const int32_t gap = l % 2 == 1 ? c->rows - length : 0;
+  c->row_at[l] = test_host((size_t)length * sizeof *c->row_at[l]);
+  for (int32_t t = 0; t < length - 1; t++)
+    c->row_at[l][t] = sequence * c->rows + t + (t >= length / 2 ? gap : 0);
+  c->row_at[l][length - 1] = c->shape->sequences * c->rows + sequence;
+}
+
+// All tokens but the newest at once, then that one.
+static void fill_lists(cache_case *c) {
   const cache_shape *s = c->shape;
-  nats_cache_write *writes = test_host((size_t)(LISTS_MAX * c->rows) * sizeof *writes);
-  int64_t count = 0;
-  for (int32_t l = 0; l < s->sequences * s->kv_heads; l++)
-    for (int32_t t = 0; t < c->lists[l].length; t++)
-      writes[count++] = (nats_cache_write){slot_of(c, l, t), t, l % s->kv_heads};
-  const nats_cache_append op = {.pages = c->pages,
-                                .writes = writes,
-                                .count = count,
-                                .token_stride = c->token_stride,
-                                .k = test_acts(c->device, c->k, c->rows * c->token_stride),
-                                .v = test_acts(c->device, c->v, c->rows * c->token_stride)};
-  MUST(nats_cache_append_run(c->device, &op));
+  const int64_t count = ((int64_t)s->sequences * c->rows + s->sequences) * c->token_stride;
+  const nn_act *k = test_acts(c->device, c->k, count), *v = test_acts(c->device, c->v, count);
+  nats_cache_stored stored[LISTS_MAX];
+  for (int32_t l = 0; l < lists_of(c); l++) {
+    int32_t *position = test_host((size_t)c->length[l] * sizeof *position);
+    choose_rows(c, l);
+    for (int32_t t = 0; t < c->length[l] - 1; t++)
+      position[t] = c->row_at[l][t] - l / s->kv_heads * c->rows;
+    stored[l] = (nats_cache_stored){l % 2 == 1 ? position : NULL, c->length[l] - 1};
+  }
+  const nats_cache_store store = {
+      c->pages, stored, s->sequences, s->kv_heads, c->rows, c->token_stride, k, v,
+  };
+  MUST(nats_cache_store_run(c->device, &store));
+  const int64_t newest = (int64_t)s->sequences * c->rows * c->token_stride;
+  const nats_cache_append append = {
+      .pages = c->pages,
+      .lists = rows_of(c, INT32_MAX),
+      .sequences = s->sequences,
+      .kv_heads = s->kv_heads,
+      .token_stride = c->token_stride,
+      .k = nn_act_at(c->device, k, newest),
+      .v = nn_act_at(c->device, v, newest),
+  };
+  MUST(nats_cache_append_run(c->device, &append));
 }
 
 static void cache_open(cache_case *c, nn_device *device, const cache_shape *shape, uint64_t seed) {
   *c = (cache_case){.device = device, .shape = shape, .rows = shape->longest};
+  const int64_t rows = (int64_t)shape->sequences * c->rows + shape->sequences;
   c->token_stride = (int64_t)shape->heads * shape->head_size + 2;
-  c->k = random_rows(c, seed, c->rows);
-  c->v = random_rows(c, seed + 1, c->rows);
+  c->k = random_rows(c, seed, rows);
+  c->v = random_rows(c, seed + 1, rows);
   c->q = random_rows(c, seed + 2, shape->sequences);
   c->device_q = test_acts(device, c->q, shape->sequences * c->token_stride);
+  for (int32_t l = 0; l < lists_of(c); l++)
+    c->length[l] =
+        l == 0 ? shape->longest : shape->shortest + (l * 37) % (shape->longest - shape->shortest + 1);
   deal_pages(c);
-  append_all(c);
+  fill_lists(c);
+}
+
+// The items of all lists and two that are not used.
+static void cut_items(const cache_case *c, nats_cache_attention *op) {
+  int64_t tokens = 0;
+  for (int32_t l = 0; l < lists_of(c); l++)
+    tokens += c->length[l];
+  MUST(nats_cache_item_tokens(c->device, tokens, &op->item_tokens));
+  nats_cache_item *items = test_host((size_t)(tokens + 2) * sizeof *items);
+  for (int32_t l = 0; l < lists_of(c); l++)
+    for (int64_t begin = 0; begin < c->length[l]; begin += op->item_tokens)
+      items[op->item_count++] = (nats_cache_item){l, (int32_t)begin};
+  for (int unused = 0; unused < 2; unused++)
+    items[op->item_count++] = (nats_cache_item){-1, 0};
+  op->items = test_bytes(c->device, items, (size_t)op->item_count * sizeof *items);
+}
+
+static const int32_t *turns_of(const cache_case *c) {
+  int32_t *turns = test_host((size_t)(LISTS_MAX * c->shape->longest) * sizeof *turns), count = 0;
+  for (int32_t l = 0; l < lists_of(c); l++)
+    for (int32_t t = 0; c->turn[l] && t < c->length[l]; t++)
+      turns[count++] = c->turn[l][t];
+  return count > 0 ? test_bytes(c->device, turns, (size_t)count * sizeof *turns) : NULL;
 }
 
 static nats_cache_attention attention_of(const cache_case *c) {
   const cache_shape *s = c->shape;
-  const int64_t weights = (int64_t)s->sequences * s->kv_heads * s->longest;
-  return (nats_cache_attention){
+  nats_cache_attention op = {
       .pages = c->pages,
-      .lists = c->lists,
       .sequences = s->sequences,
       .heads = s->heads,
       .kv_heads = s->kv_heads,
@@ -119,8 +189,12 @@ static nats_cache_attention attention_of(const cache_case *c) {
       .token_stride = c->token_stride,
       .q = c->device_q,
       .o = test_acts(c->device, NULL, (int64_t)s->sequences * s->heads * s->head_size),
-      .weights = s->weights ? test_floats(c->device, NULL, weights) : NULL,
+      .turns = turns_of(c),
+      .weights = s->weights ? test_floats(c->device, NULL, (int64_t)lists_of(c) * s->longest) : NULL,
   };
+  cut_items(c, &op);
+  op.lists = rows_of(c, op.item_tokens);
+  return op;
 }
 
 // Component d of a key that is turned `turn` positions forward (RoPE, theta THETA).
@@ -130,18 +204,16 @@ static double turned(const float *k, int32_t d, int32_t size, int32_t turn) {
   return d < half ? a * cos(angle) - b * sin(angle) : a * sin(angle) + b * cos(angle);
 }
 
-// o [D] and softmax weights [length] of one query head, the latter added to. `row_at` maps a slot of the list
-// to the row that lies there; NULL: in order.
-static void attend(const cache_case *c, int32_t list, int32_t head, const int32_t *row_at, double *o,
-                   double *weights) {
+// o [D] and softmax weights [length] of one query head, the latter added to.
+static void attend(const cache_case *c, int32_t list, int32_t head, double *o, double *weights) {
   const cache_shape *s = c->shape;
-  const int32_t length = c->lists[list].length, size = s->head_size;
+  const int32_t length = c->length[list], size = s->head_size;
   const float *q = c->q + list / s->kv_heads * c->token_stride + (int64_t)head * size;
   const int64_t at = (int64_t)(list % s->kv_heads) * size;
   double *p = test_host((size_t)length * sizeof *p), sum = 0;
   for (int32_t t = 0; t < length; t++) {
-    const float *k = c->k + (row_at ? row_at[t] : t) * c->token_stride + at;
-    const int32_t turn = c->lists[list].turn ? c->lists[list].turn[t] : 0;
+    const float *k = c->k + c->row_at[list][t] * c->token_stride + at;
+    const int32_t turn = c->turn[list] ? c->turn[list][t] : 0;
     for (int32_t d = 0; d < size; d++)
       p[t] += (double)q[d] * (turn ? turned(k, d, size, turn) : (double)k[d]) / sqrt(size);
     sum += p[t] = exp(p[t]);
@@ -149,14 +221,14 @@ static void attend(const cache_case *c, int32_t list, int32_t head, const int32_
   for (int32_t d = 0; d < size; d++)
     o[d] = 0;
   for (int32_t t = 0; t < length; t++) {
-    const float *v = c->v + (row_at ? row_at[t] : t) * c->token_stride + at;
+    const float *v = c->v + c->row_at[list][t] * c->token_stride + at;
     weights[t] += p[t] / sum;
     for (int32_t d = 0; d < size; d++)
       o[d] += p[t] / sum * (double)v[d];
   }
 }
 
-static void check_attention(const cache_case *c, const nats_cache_attention *op, const int32_t *row_at) {
+static void check_attention(const cache_case *c, const nats_cache_attention *op) {
   const cache_shape *s = c->shape;
   const int32_t group = s->heads / s->kv_heads, lists = s->sequences * s->kv_heads;
   const float *o = test_read_acts(c->device, op->o, (int64_t)s->sequences * s->heads * s->head_size);
@@ -169,11 +241,11 @@ static void check_attention(const cache_case *c, const nats_cache_attention *op,
     for (int32_t g = 0; g < group; g++) {
       const int32_t head = l % s->kv_heads * group + g;
       const float *found = o + ((int64_t)(l / s->kv_heads) * s->heads + head) * s->head_size;
-      attend(c, l, head, row_at, expected, shares);
+      attend(c, l, head, expected, shares);
       for (int32_t d = 0; d < s->head_size; d++)
         cr_expect(fabs((double)found[d] - expected[d]) <= tolerance,
                   "D %d, %d tokens, list %d, head %d: o[%d] is %g, expected %g", (int)s->head_size,
-                  (int)c->lists[l].length, (int)l, (int)head, (int)d, (double)found[d], expected[d]);
+                  (int)c->length[l], (int)l, (int)head, (int)d, (double)found[d], expected[d]);
     }
     for (int32_t t = 0; weights && t < s->longest; t++)
       cr_expect(fabs((double)weights[l * s->longest + t] - shares[t]) <= 1e-5,
@@ -190,7 +262,7 @@ DEVICE_TEST(cache_ops, attend_to_all_of_a_list) {
     cache_open(&c, device, &SHAPES[i], seed + 10 * (uint64_t)i);
     const nats_cache_attention op = attention_of(&c);
     MUST(nats_cache_attention_run(device, &op));
-    check_attention(&c, &op, NULL);
+    check_attention(&c, &op);
     const int64_t count = (int64_t)SHAPES[i].sequences * SHAPES[i].heads * SHAPES[i].head_size;
     const float *once = test_read_acts(device, op.o, count);
     MUST(nats_cache_attention_run(device, &op));
@@ -207,18 +279,21 @@ DEVICE_TEST(cache_ops, moves_fill_holes) {
     cache_open(&c, device, &shapes[i], fresh_seed());
     const int32_t holes[] = {0, 7, 16, 30, 44}, kept = 45; // slots 45 to 49 move there
     nats_cache_move moves[5];
-    int32_t row_at[50];
-    for (int32_t t = 0; t < 50; t++)
-      row_at[t] = t;
     for (int32_t m = 0; m < 5; m++) {
       moves[m] = (nats_cache_move){.from = slot_of(&c, 0, kept + m), .to = slot_of(&c, 0, holes[m])};
-      row_at[holes[m]] = kept + m;
+      c.row_at[0][holes[m]] = c.row_at[0][kept + m];
     }
-    MUST(nats_cache_compact_run(device, &(nats_cache_compact){c.pages, moves, 5}));
-    c.lists[0].length = kept;
+    const nats_cache_compact compact = {
+        .page_tokens = shapes[i].page_tokens,
+        .head_size = shapes[i].head_size,
+        .moves = test_bytes(device, moves, sizeof moves),
+        .count = 5,
+    };
+    MUST(nats_cache_compact_run(device, &compact));
+    c.length[0] = kept;
     const nats_cache_attention op = attention_of(&c);
     MUST(nats_cache_attention_run(device, &op));
-    check_attention(&c, &op, row_at);
+    check_attention(&c, &op);
   }
 }
 
@@ -229,11 +304,11 @@ DEVICE_TEST(cache_ops, keys_are_turned_for_the_query) {
     const cache_shape *shape = &SHAPES[i];
     cache_case c;
     cache_open(&c, device, shape, seed + 10 * (uint64_t)i);
-    for (int32_t l = 0; l < shape->sequences * shape->kv_heads; l++) {
-      int32_t *turn = test_host((size_t)c.lists[l].length * sizeof *turn);
-      for (int32_t t = 0; t < c.lists[l].length; t++) // some stay, among them whole stretches
+    for (int32_t l = 0; l < lists_of(&c); l++) {
+      int32_t *turn = test_host((size_t)c.length[l] * sizeof *turn);
+      for (int32_t t = 0; t < c.length[l]; t++) // some stay, among them whole stretches
         turn[t] = t % 7 == 3 || t < 5 ? (t * 31 + l) % POSITIONS : 0;
-      c.lists[l].turn = l % 3 == 2 ? NULL : turn;
+      c.turn[l] = l % 3 == 2 ? NULL : turn;
     }
     nats_cache_attention op = attention_of(&c);
     float *table = test_floats(device, NULL, (int64_t)POSITIONS * shape->head_size);
@@ -241,7 +316,7 @@ DEVICE_TEST(cache_ops, keys_are_turned_for_the_query) {
     op.rope = table;
     op.positions = POSITIONS;
     MUST(nats_cache_attention_run(device, &op));
-    check_attention(&c, &op, NULL);
+    check_attention(&c, &op);
     op.rope = NULL;
     cr_expect_eq(nats_cache_attention_run(device, &op), NN_ERR_INTERNAL);
     nn_error_clear();
@@ -261,11 +336,18 @@ DEVICE_TEST(cache_ops, values_are_added_to_others) {
     for (int32_t a = 0; a < 4; a++) {
       additions[a] = (nats_cache_addition){slot_of(&c, 0, from[a]), slot_of(&c, 0, to[a]), factor[a]};
       for (int32_t d = 0; d < shapes[i].head_size; d++)
-        c.v[to[a] * c.token_stride + d] += factor[a] * c.v[from[a] * c.token_stride + d];
+        c.v[c.row_at[0][to[a]] * c.token_stride + d] +=
+            factor[a] * c.v[c.row_at[0][from[a]] * c.token_stride + d];
     }
-    MUST(nats_cache_merge_run(device, &(nats_cache_merge){c.pages, additions, 4}));
+    const nats_cache_merge merge = {
+        .page_tokens = shapes[i].page_tokens,
+        .head_size = shapes[i].head_size,
+        .additions = test_bytes(device, additions, sizeof additions),
+        .count = 4,
+    };
+    MUST(nats_cache_merge_run(device, &merge));
     const nats_cache_attention op = attention_of(&c);
     MUST(nats_cache_attention_run(device, &op));
-    check_attention(&c, &op, NULL);
+    check_attention(&c, &op);
   }
 }

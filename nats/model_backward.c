@@ -21,16 +21,32 @@ static nn_status linear_backward(nats_model *m, nats_affine at, int32_t in, int3
   return nn_linear_backward(m->device, &op);
 }
 
+// The gradient of `up` from that of the block's output; *dup is where it lies.
+static nn_status activation_backward(nats_model *m, int32_t layer, const nn_act **dup) {
+  const nats_model_config *c = &m->config;
+  const nats_layer_acts *acts = &m->layers[layer];
+  nn_linear down = nats_linear_op(m, m->index.layers[layer].down, c->mlp_size, c->width, acts->act);
+  down.dy = m->dx;
+  down.dx = m->dact;
+  down.gelu_of = c->mlp == NN_MLP_GELU ? acts->up : NULL;
+  NN_TRY(nn_linear_backward(m->device, &down));
+  *dup = m->dact;
+  if (down.gelu_of != NULL)
+    return NN_OK;
+  nn_activation activation = nats_activation_op(m, acts);
+  activation.dy = m->dact;
+  activation.dx = acts->up; // in place: nobody reads `up` after this
+  *dup = acts->up;
+  return nn_activation_backward(m->device, &activation);
+}
+
 static nn_status mlp_backward(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   const nats_layer_acts *acts = &m->layers[layer];
   const nats_layer_params *at = &m->index.layers[layer];
-  NN_TRY(linear_backward(m, at->down, c->mlp_size, c->width, acts->act, m->dx, m->dact));
-  nn_activation activation = nats_activation_op(m, acts);
-  activation.dy = m->dact;
-  activation.dx = acts->up; // in place: nobody reads `up` after this
-  NN_TRY(nn_activation_backward(m->device, &activation));
-  NN_TRY(linear_backward(m, at->up, c->width, nats_up_size(c), acts->mlp_norm.h, acts->up, m->delta));
+  const nn_act *dup;
+  NN_TRY(activation_backward(m, layer, &dup));
+  NN_TRY(linear_backward(m, at->up, c->width, nats_up_size(c), acts->mlp_norm.h, dup, m->delta));
   return norm_backward(m, at->mlp_norm, &acts->mlp_norm, m->dx);
 }
 

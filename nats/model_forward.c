@@ -57,7 +57,13 @@ static nn_status leave_attention(nats_model *m, int32_t layer) {
 static nn_status mlp_inside(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   const nats_layer_acts *acts = &m->layers[layer];
-  NN_TRY(linear(m, m->index.layers[layer].up, c->width, nats_up_size(c), acts->mlp_norm.h, acts->up));
+  nn_linear up = nats_linear_op(m, m->index.layers[layer].up, c->width, nats_up_size(c), acts->mlp_norm.h);
+  up.y = acts->up;
+  // On the way where there are many rows; a decoder has few, and cuBLASLt other kernels for those.
+  up.gelu = c->mlp == NN_MLP_GELU && m->training ? acts->act : NULL;
+  NN_TRY(nn_linear_forward(m->device, &up));
+  if (up.gelu != NULL)
+    return NN_OK;
   nn_activation activation = nats_activation_op(m, acts);
   return nn_activation_forward(m->device, &activation);
 }

@@ -54,7 +54,7 @@ typedef struct {
   float *lse;      // [B, H, T]
   nn_act *o;       // [N, H D]
   nats_norm_acts mlp_norm;
-  nn_act *up;  // [N, 2F] SwiGLU, [N, F] GELU; its gradient in backward
+  nn_act *up;  // [N, 2F] SwiGLU, [N, F] GELU; of SwiGLU its gradient in backward
   nn_act *act; // [N, F]
 } nats_layer_acts;
 
@@ -77,7 +77,7 @@ struct nats_model {
   nats_norm_acts final_norm;
   nn_act *delta;    // [N, C] what a block adds to the residual stream; in backward the gradient of a norm's y
   nn_act *dx;       // [N, C] gradient of the residual stream
-  nn_act *dact;     // [N, F]
+  nn_act *dact;     // [N, F] gradient of `act`, of GELU that of `up`
   nn_act *d_o;      // [N, H D]
   nn_act *dqkv;     // [N, (H + 2 Hk) D]
   float *logits;    // [N, Hk, 3] of the scorer; in backward their gradient

@@ -29,6 +29,7 @@ nn_status nn_linear_backward(nn_device *device, const nn_linear *op) {
   NN_NEED(op->rows > 0 && op->rows <= INT32_MAX && op->in > 0 && op->out > 0);
   NN_NEED(op->dy && (op->weight || !op->dx) && (op->x || !op->dweight));
   NN_NEED((op->bias != NULL) == (op->dbias != NULL) || !op->dweight);
+  NN_NEED(!op->gelu_of || !op->dx_accumulate);
   return device->ops->linear_backward(device, op);
 }
 

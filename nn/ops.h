@@ -33,8 +33,8 @@ typedef struct {
 nn_status nn_embedding_forward(nn_device *device, const nn_embedding *op);
 nn_status nn_embedding_backward(nn_device *device, const nn_embedding *op);
 
-// ---- linear: y = x weight^T + bias
-// -------------------------------------------------------------------------
+// ---- linear: y = x weight^T + bias; GELU (below) on the way where it comes after or came before
+// ----------------------
 typedef struct {
   int64_t rows;         // N
   int32_t in, out;      // I, O
@@ -42,11 +42,14 @@ typedef struct {
   const nn_act *weight; // [O, I]
   const nn_act *bias;   // [O] or NULL
   nn_act *y;            // [N, O]
+  nn_act *gelu;         // [N, O] or NULL: gelu(y) as well
   const nn_act *dy;     // [N, O]
   nn_act *dx;           // [N, I] or NULL
   bool dx_accumulate;   // add to dx instead of overwriting it
-  float *dweight;       // [O, I] added to; NULL: not wanted
-  float *dbias;         // [O] added to, NULL exactly where bias is NULL
+  // [N, I] or NULL: x is gelu of this, and dx is to be this one's gradient. Not with dx_accumulate.
+  const nn_act *gelu_of;
+  float *dweight; // [O, I] added to; NULL: not wanted
+  float *dbias;   // [O] added to, NULL exactly where bias is NULL
 } nn_linear;
 nn_status nn_linear_forward(nn_device *device, const nn_linear *op);
 nn_status nn_linear_backward(nn_device *device, const nn_linear *op);
@@ -106,7 +109,7 @@ typedef struct {
   const nn_act *x;  // SwiGLU: [N, 2F], a row is gate then up. GELU: [N, F]
   nn_act *y;        // [N, F]
   const nn_act *dy; // [N, F]
-  nn_act *dx;       // like x; may be x itself
+  nn_act *dx;       // like x; may be x itself, and of GELU dy
 } nn_activation;
 nn_status nn_activation_forward(nn_device *device, const nn_activation *op);
 nn_status nn_activation_backward(nn_device *device, const nn_activation *op);

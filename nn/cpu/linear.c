@@ -5,7 +5,6 @@
 #include "nn/cpu/operators.h"
 
 nn_status nn_cpu_linear_forward(nn_device *device, const nn_linear *op) {
-  (void)device;
   nn_cpu_multiply(&(nn_cpu_product){.m = op->rows,
                                     .n = op->out,
                                     .k = op->in,
@@ -14,11 +13,24 @@ nn_status nn_cpu_linear_forward(nn_device *device, const nn_linear *op) {
                                     .transposed_b = true,
                                     .bias = op->bias,
                                     .c = op->y});
-  return NN_OK;
+  if (op->gelu == NULL)
+    return NN_OK;
+  return nn_cpu_activation_forward(
+      device,
+      &(nn_activation){.kind = NN_MLP_GELU, .rows = op->rows, .width = op->out, .x = op->y, .y = op->gelu});
+}
+
+// dx becomes the gradient of what x is gelu of.
+static nn_status pass_gelu(nn_device *device, const nn_linear *op) {
+  return nn_cpu_activation_backward(device, &(nn_activation){.kind = NN_MLP_GELU,
+                                                             .rows = op->rows,
+                                                             .width = op->in,
+                                                             .x = op->gelu_of,
+                                                             .dy = op->dx,
+                                                             .dx = op->dx});
 }
 
 nn_status nn_cpu_linear_backward(nn_device *device, const nn_linear *op) {
-  (void)device;
   if (op->dx != NULL) // dx = dy weight
     nn_cpu_multiply(&(nn_cpu_product){.m = op->rows,
                                       .n = op->in,
@@ -27,6 +39,8 @@ nn_status nn_cpu_linear_backward(nn_device *device, const nn_linear *op) {
                                       .b = op->weight,
                                       .add = op->dx_accumulate,
                                       .c = op->dx});
+  if (op->dx != NULL && op->gelu_of != NULL)
+    NN_TRY(pass_gelu(device, op));
   if (op->dweight != NULL) // dweight += dy^T x
     nn_cpu_multiply(&(nn_cpu_product){.m = op->out,
                                       .n = op->in,

@@ -20,7 +20,8 @@ nn_status nn_cuda_blas_status(cublasStatus_t error, const char *what, const char
 // filled.
 typedef struct {
   int64_t m, n, k, a_stride, c_stride;
-  int32_t transposed_a, transposed_b, c_is_float, add, has_bias;
+  int32_t transposed_a, transposed_b, c_is_float, add;
+  int32_t epilogue;                              // cublasLtEpilogue_t
   int32_t a_alignment, b_alignment, c_alignment; // bytes
 } shape;
 
@@ -85,6 +86,16 @@ static int32_t alignment_of(const void *address) {
   return alignment;
 }
 
+static cublasLtEpilogue_t epilogue_of(const nn_cuda_product *p) {
+  if (p->before_gelu != NULL)
+    return p->bias != NULL ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
+  if (p->gelu_of != NULL)
+    return CUBLASLT_EPILOGUE_DGELU;
+  if (p->sums_of_a != NULL) // our a is cuBLASLt's b
+    return CUBLASLT_EPILOGUE_BGRADB;
+  return p->bias != NULL ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
 static shape shape_of(const nn_cuda_product *p) {
   shape s;
   memset(&s, 0, sizeof s);
@@ -97,7 +108,7 @@ static shape shape_of(const nn_cuda_product *p) {
   s.transposed_b = p->transposed_b;
   s.c_is_float = p->c_is_float;
   s.add = p->add;
-  s.has_bias = p->bias != NULL;
+  s.epilogue = epilogue_of(p);
   s.a_alignment = alignment_of(p->a);
   s.b_alignment = alignment_of(p->b);
   s.c_alignment = alignment_of(p->c);
@@ -114,19 +125,34 @@ static nn_status set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttribute
   return NN_OK;
 }
 
-// The bias itself is set before every use: pointers differ from call to call.
+// Its tensors beside a, b and c are set before every use: pointers differ from call to call.
 static nn_status describe_operation(plan *p) {
   const cublasOperation_t first = p->of.transposed_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t second = p->of.transposed_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-  const cublasLtEpilogue_t epilogue = p->of.has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  const cublasLtEpilogue_t epilogue = (cublasLtEpilogue_t)p->of.epilogue;
   TRY(cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
   NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first));
   NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second));
   return set(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
 }
 
-static nn_status set_bias(const plan *p, const void *bias) {
-  return set(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+// A vector along one side of c, and a matrix like c.
+static const void *vector_of(const nn_cuda_product *product) {
+  return product->sums_of_a != NULL ? (const void *)product->sums_of_a : product->bias;
+}
+static const void *matrix_of(const nn_cuda_product *product) {
+  return product->before_gelu != NULL ? product->before_gelu : product->gelu_of;
+}
+
+static nn_status set_tensors(const plan *p, const nn_cuda_product *product) {
+  const void *vector = vector_of(product), *matrix = matrix_of(product);
+  const int64_t stride = p->of.c_stride;
+  if (vector != NULL)
+    NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector, sizeof vector));
+  if (matrix == NULL)
+    return NN_OK;
+  NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &stride, sizeof stride));
+  return set(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &matrix, sizeof matrix);
 }
 
 // A row-major [rows, columns] matrix.
@@ -187,10 +213,9 @@ static nn_status choose_algorithm(const nn_device *device, plan *p) {
   return status;
 }
 
-static nn_status fill_plan(const nn_device *device, const nn_act *bias, plan *p) {
+static nn_status fill_plan(const nn_device *device, const nn_cuda_product *product, plan *p) {
   NN_TRY(describe_operation(p));
-  if (bias != NULL) // its alignment counts too
-    NN_TRY(set_bias(p, bias));
+  NN_TRY(set_tensors(p, product)); // their alignment counts too
   NN_TRY(describe_matrices(p, compute_type(device)));
   return choose_algorithm(device, p);
 }
@@ -205,7 +230,7 @@ static nn_status find_plan(const nn_device *device, const nn_cuda_product *produ
   if (p == NULL)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory: the plan of a product");
   p->of = wanted;
-  nn_status status = fill_plan(device, product->bias, p);
+  nn_status status = fill_plan(device, product, p);
   if (status != NN_OK) {
     free_plan(p);
     return status;
@@ -259,16 +284,23 @@ static nn_status fill_with_bias(nn_device *device, const nn_cuda_product *produc
 
 // ---- running
 
-// The vector loads of the bias want its alignment.
-static bool bias_may_be_fused(const nn_cuda_product *product) {
-  return alignment_of(product->bias) == ALIGNMENT_MAX;
+// Vector loads and stores want this alignment of all that is not part of the shape.
+static bool tensors_are_aligned(const nn_cuda_product *product) {
+  return alignment_of(vector_of(product)) == ALIGNMENT_MAX &&
+         alignment_of(matrix_of(product)) == ALIGNMENT_MAX;
+}
+
+// Strides of the matrix are multiples of 8 to cuBLASLt, and gelu in float32 would be of its own precision.
+static bool may_fuse(const nn_device *device, const nn_cuda_product *product) {
+  const bool gelu = matrix_of(product) != NULL;
+  return tensors_are_aligned(product) &&
+         (!gelu || (nn_device_compute_type(device) == NN_BF16 && product->n % 8 == 0));
 }
 
 static nn_status run_plan(nn_device *device, const nn_cuda_product *product, plan *p) {
   const nn_cuda_gpu *gpu = nn_cuda_gpu_of(device);
   const float one = 1.0f, beta = product->add ? 1.0f : 0.0f;
-  if (product->bias != NULL)
-    NN_TRY(set_bias(p, product->bias));
+  NN_TRY(set_tensors(p, product));
   TRY(cublasLtMatmul(gpu->blas, p->operation, &one, product->b, p->b, product->a, p->a, &beta, product->c,
                      p->c, product->c, p->c, &p->algorithm, gpu->blas_workspace, NN_CUDA_BLAS_BYTES,
                      gpu->stream),
@@ -276,9 +308,17 @@ static nn_status run_plan(nn_device *device, const nn_cuda_product *product, pla
   return NN_OK;
 }
 
+nn_status nn_cuda_fuses(nn_device *device, const nn_cuda_product *product, bool *fuses) {
+  plan *p = NULL;
+  if (may_fuse(device, product))
+    NN_TRY(find_plan(device, product, &p));
+  *fuses = p != NULL && p->found;
+  return NN_OK;
+}
+
 nn_status nn_cuda_multiply(nn_device *device, const nn_cuda_product *product) {
   plan *p = NULL;
-  if (product->bias == NULL || bias_may_be_fused(product)) {
+  if (tensors_are_aligned(product)) {
     NN_TRY(find_plan(device, product, &p));
     if (p->found)
       return run_plan(device, product, p);

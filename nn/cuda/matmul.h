@@ -16,7 +16,14 @@ typedef struct {
   bool add;                   // beta is 1, else 0
   int64_t a_stride, c_stride; // elements from one row to the next as stored; 0: rows without gaps
   const nn_act *bias;         // [n] or NULL: added to every row of c; c is in the compute type, without `add`
+  // What is done on the way, at most one of these and only where nn_cuda_fuses says so; else NULL.
+  nn_act *before_gelu;   // [m, n] overwritten by a b + bias, and c by gelu of that
+  const nn_act *gelu_of; // [m, n]: c = (a b) gelu'(this)
+  float *sums_of_a;      // [m] overwritten by the sums of a over k; c is float32
 } nn_cuda_product;
+
+// Whether nn_cuda_multiply can do such a product in one go.
+nn_status nn_cuda_fuses(nn_device *device, const nn_cuda_product *product, bool *fuses);
 
 // The algorithm is chosen at the first product of a shape, by cuBLASLt's own rules and never by timing, so
 // that runs repeat bit for bit; it is kept for later ones.

@@ -1,6 +1,7 @@
 // cuBLASLt's products by plain loops: operands are packed to float32, sums are float32 in the order of k.
 #include <cublasLt.h>
 
+#include <math.h>
 #include <new>
 #include <string.h>
 #include <vector>
@@ -11,7 +12,9 @@ struct emulator_blas {
 struct emulator_matmul {
   cublasOperation_t transpose_a, transpose_b;
   cublasLtEpilogue_t epilogue;
-  const void *bias; // in the type of d
+  const void *bias; // in the type of d; BGRADB writes it
+  const void *aux;  // a matrix like d; GELU_AUX writes it
+  int64_t aux_leading;
 };
 struct emulator_layout {
   cudaDataType type;
@@ -62,6 +65,38 @@ static std::vector<float> pack(const void *base, const emulator_layout *x, bool 
   return packed;
 }
 
+// GELU, tanh form, and its slope.
+static float gelu(float x) {
+  return 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+}
+static float gelu_slope(float x) {
+  const float t = tanhf(0.79788456f * (x + 0.044715f * x * x * x));
+  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.79788456f * (1.0f + 3.0f * 0.044715f * x * x);
+}
+
+// What becomes of an element of the product before it is stored.
+static float finish(const emulator_matmul *desc, const emulator_layout *d, int64_t row, int64_t column, float sum) {
+  const emulator_layout aux = {d->type, d->rows, d->columns, desc->aux_leading};
+  if (desc->epilogue & CUBLASLT_EPILOGUE_BIAS)
+    sum += load(desc->bias, d->type, row);
+  if (desc->epilogue == CUBLASLT_EPILOGUE_DGELU)
+    return sum * gelu_slope(load(desc->aux, d->type, index_of(&aux, row, column)));
+  if ((desc->epilogue | CUBLASLT_EPILOGUE_BIAS) != CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+    return sum;
+  store(const_cast<void *>(desc->aux), d->type, index_of(&aux, row, column), sum);
+  return gelu(sum);
+}
+
+// The sums of b over k, one for each column of d.
+static void sum_b(const emulator_matmul *desc, const emulator_layout *d, const std::vector<float> &b, int64_t k) {
+  for (int64_t column = 0; column < static_cast<int64_t>(d->columns); column++) {
+    float sum = 0;
+    for (int64_t i = 0; i < k; i++)
+      sum += b[static_cast<size_t>(column * k + i)];
+    store(const_cast<void *>(desc->bias), d->type, column, sum);
+  }
+}
+
 template <typename T> static cublasStatus_t set(T *field, const void *value, size_t bytes) {
   if (bytes != sizeof *field)
     return CUBLAS_STATUS_INVALID_VALUE;
@@ -96,7 +131,7 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return destroy(handle)
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t, cudaDataType_t) {
   return create(
-      desc, {CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
+      desc, {CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, nullptr, 0});
 }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
                                               cublasLtMatmulDescAttributes_t attribute, const void *value,
@@ -106,6 +141,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
   case CUBLASLT_MATMUL_DESC_TRANSB: return set(&desc->transpose_b, value, bytes);
   case CUBLASLT_MATMUL_DESC_EPILOGUE: return set(&desc->epilogue, value, bytes);
   case CUBLASLT_MATMUL_DESC_BIAS_POINTER: return set(&desc->bias, value, bytes);
+  case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: return set(&desc->aux, value, bytes);
+  case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: return set(&desc->aux_leading, value, bytes);
   }
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -131,8 +168,9 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
   return destroy(preference);
 }
 
-// Like the library, it has nothing for 2-byte operands whose rows begin at odd elements.
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
+// Like the library, it has nothing for 2-byte operands whose rows begin at odd elements, nor for auxiliary
+// matrices whose rows are not a multiple of 8 elements.
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t, int wanted,
@@ -143,12 +181,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   for (const emulator_layout *x : {a, b, c, d})
     if (size_of(x->type) == 2 && x->leading % 2 != 0)
       return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (desc->aux != nullptr && (desc->aux_leading % 8 != 0 || desc->aux_leading < static_cast<int64_t>(d->rows)))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
   results[0] = {};
   *found = 1;
   return CUBLAS_STATUS_SUCCESS;
 }
 
-// d = alpha op(a) op(b) + beta c, and the bias [rows of d] added to every column.
+// d = alpha op(a) op(b) + beta c, and what the epilogue says: the bias [rows of d] is added to every column.
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
                               cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
                               const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
@@ -177,10 +217,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
       sum *= by;
       if (keep != 0)
         sum += keep * load(c, c_layout->type, index_of(c_layout, row, column));
-      if (desc->epilogue == CUBLASLT_EPILOGUE_BIAS)
-        sum += load(desc->bias, d_layout->type, row);
-      store(d, d_layout->type, index_of(d_layout, row, column), sum);
+      store(d, d_layout->type, index_of(d_layout, row, column), finish(desc, d_layout, row, column, sum));
     }
+  if (desc->epilogue == CUBLASLT_EPILOGUE_BGRADB)
+    sum_b(desc, d_layout, right, k);
   return CUBLAS_STATUS_SUCCESS;
 }
 }

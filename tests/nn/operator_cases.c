@@ -97,6 +97,70 @@ static nn_status linear_backward(const operator_case *c) {
 
 const operator_functions LINEAR = {linear_build, linear_reference, linear_forward, linear_backward};
 
+static double gelu(double x) {
+  return 0.5 * x * (1.0 + tanh(sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * pow(x, 3))));
+}
+
+// y, and gelu(y) on the way.
+static void to_gelu_build(operator_case *c) {
+  linear_build(c);
+  add_output(c, "gelu", TENSOR_ACT, (int64_t)c->row->rows * c->row->more);
+}
+
+static void to_gelu_reference(const operator_case *c) {
+  const double *y = values(c, "y");
+  linear_reference(c);
+  for (int64_t i = 0; i < find(c, "y")->count; i++)
+    values(c, "gelu")[i] = gelu(y[i]);
+}
+
+static nn_status to_gelu_forward(const operator_case *c) {
+  nn_linear op = linear_op(c);
+  op.gelu = memory(c, "gelu");
+  return nn_linear_forward(c->device, &op);
+}
+
+const operator_functions LINEAR_TO_GELU = {to_gelu_build, to_gelu_reference, to_gelu_forward, NULL};
+
+// Of x = gelu(before), whose gradient goes to `before`.
+static void of_gelu_build(operator_case *c) {
+  const operator_row *row = c->row;
+  const int64_t count = (int64_t)row->rows * row->width;
+  add_input(c, "before", TENSOR_ACT, count, 2.0, GRADIENT_WRITTEN);
+  add_input(c, "x", TENSOR_ACT, count, 0.0, GRADIENT_NONE); // room for it
+  add_input(c, "weight", TENSOR_ACT, (int64_t)row->more * row->width, 1.0, GRADIENT_PARAMETER);
+  if (row->bias)
+    add_input(c, "bias", TENSOR_ACT, row->more, 1.0, GRADIENT_PARAMETER);
+  add_output(c, "y", TENSOR_ACT, (int64_t)row->rows * row->more);
+}
+
+static void of_gelu_reference(const operator_case *c) {
+  const double *before = values(c, "before");
+  for (int64_t i = 0; i < find(c, "before")->count; i++)
+    values(c, "x")[i] = gelu(before[i]);
+  linear_reference(c);
+}
+
+static nn_status of_gelu_forward(const operator_case *c) {
+  nn_linear op = linear_op(c);
+  NN_TRY(nn_activation_forward(c->device, &(nn_activation){.kind = NN_MLP_GELU,
+                                                           .rows = c->row->rows,
+                                                           .width = c->row->width,
+                                                           .x = memory(c, "before"),
+                                                           .y = memory(c, "x")}));
+  return nn_linear_forward(c->device, &op);
+}
+
+static nn_status of_gelu_backward(const operator_case *c) {
+  nn_linear op = linear_op(c);
+  op.gelu_of = memory(c, "before");
+  op.dx = slope_memory(c, "before");
+  return nn_linear_backward(c->device, &op);
+}
+
+const operator_functions LINEAR_OF_GELU = {of_gelu_build, of_gelu_reference, of_gelu_forward,
+                                           of_gelu_backward};
+
 static void logits_build(operator_case *c) {
   const operator_row *row = c->row;
   add_input(c, "x", TENSOR_ACT, (int64_t)row->rows * row->width, 1.0, GRADIENT_NONE);
@@ -279,7 +343,7 @@ static void activation_reference(const operator_case *c) {
       double gate = x[i / width * 2 * width + i % width], up = x[i / width * 2 * width + width + i % width];
       y[i] = gate / (1.0 + exp(-gate)) * up;
     } else {
-      y[i] = 0.5 * x[i] * (1.0 + tanh(sqrt(2.0 / 3.14159265358979323846) * (x[i] + 0.044715 * pow(x[i], 3))));
+      y[i] = gelu(x[i]);
     }
   }
 }

@@ -23,6 +23,15 @@ const operator_row OPERATOR_ROWS[] = {
     {"linear 24x64->40, bias, dx added", &LINEAR, .rows = 24, .width = 64, .more = 40, .bias = true,
      .accumulate = true},
 
+    {"linear 3x7->5, bias, gelu", &LINEAR_TO_GELU, .rows = 3, .width = 7, .more = 5, .bias = true},
+    {"linear 24x64->40, bias, gelu on the way", &LINEAR_TO_GELU, .rows = 24, .width = 64, .more = 40,
+     .bias = true},
+    {"linear 19x16->72, gelu on the way", &LINEAR_TO_GELU, .rows = 19, .width = 16, .more = 72},
+    {"gelu, linear 3x7->5, bias", &LINEAR_OF_GELU, .rows = 3, .width = 7, .more = 5, .bias = true},
+    {"gelu, linear 24x64->40, bias, on the way", &LINEAR_OF_GELU, .rows = 24, .width = 64, .more = 40,
+     .bias = true},
+    {"gelu, linear 300x20->33", &LINEAR_OF_GELU, .rows = 300, .width = 20, .more = 33},
+
     {"rmsnorm 1x5", &NORM, .rows = 1, .width = 5},
     {"rmsnorm 3x16, residual", &NORM, .rows = 3, .width = 16, .residual = true},
     {"rmsnorm 17x33, residual, in place", &NORM, .rows = 17, .width = 33, .residual = true, .in_place = true},

@@ -68,4 +68,5 @@ void *slope_memory(const operator_case *c, const char *name);
 extern const operator_row OPERATOR_ROWS[];
 extern const int OPERATOR_ROW_COUNT;
 
-extern const operator_functions EMBEDDING, LINEAR, NORM, ROPE, ACTIVATION, CLASSIFIER, LOGITS;
+extern const operator_functions EMBEDDING, LINEAR, LINEAR_TO_GELU, LINEAR_OF_GELU, NORM, ROPE, ACTIVATION,
+    CLASSIFIER, LOGITS;

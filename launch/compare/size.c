@@ -18,9 +18,7 @@ typedef struct {
   int32_t page_tokens, length;
   int64_t lists;
   // Tokens of a list at the peak that the size does not count; with a size in percent all of the others'.
-  // `fuller` lists hold one more: where a token goes after its step, those of one layer at a time do.
   int32_t beside;
-  int64_t fuller;
 } pricing;
 
 static int64_t list_bytes(const pricing *p, int64_t tokens) {
@@ -30,8 +28,7 @@ static int64_t list_bytes(const pricing *p, int64_t tokens) {
 
 static int64_t bytes_at(const pricing *p, int32_t size) {
   if (!p->policy->size_is_percent)
-    return p->fuller * list_bytes(p, (int64_t)size + p->beside + 1) +
-           (p->lists - p->fuller) * list_bytes(p, (int64_t)size + p->beside);
+    return p->lists * list_bytes(p, (int64_t)size + p->beside);
   int64_t whole = (size * p->lists + 99) / 100; // lists that keep everything
   return whole * list_bytes(p, p->length) + (p->lists - whole) * list_bytes(p, p->beside);
 }
@@ -112,7 +109,6 @@ static nn_status find_beside(comparison *c, const compare_shape *shape, nats_pol
   int32_t tokens = (int32_t)((live + p->lists - 1) / p->lists);
   *bounded = tokens < few.length || few.length == shape->length;
   p->beside = (int32_t)(live / p->lists) - size;
-  p->fuller = live % p->lists;
   return NN_OK;
 }
 

@@ -132,7 +132,7 @@ Test(compare, closest_size) {
   static const struct {
     const char *policy, *sized;
   } rivals[] = {{"h2o", "h2o-size"}, {"tova", "tova-size"}, {"streaming", "streaming-recent"}};
-  static const char *const budgets[] = {"0.24", "0.4", "0.6", "0.9"};
+  static const char *const budgets[] = {"0.25", "0.4", "0.6", "0.9"};
   make_models();
   write_plan("plan.yaml", "data: data\n"
                           "length: 64\n"
@@ -142,7 +142,7 @@ Test(compare, closest_size) {
                           "  'tova:size=16', 'tova:size=32', 'tova:size=48', 'tova:size=64',\n"
                           "  'streaming:recent=12', 'streaming:recent=28', 'streaming:recent=44',\n"
                           "  'streaming:recent=60']\n"
-                          "budgets: [0.24, 0.4, 0.6, 0.9]\n");
+                          "budgets: [0.25, 0.4, 0.6, 0.9]\n");
   json_t *results = run_json(2, "compare plan.yaml --out out --json page_tokens=16");
   for (int p = 0; p < 3; p++)
     for (int b = 0; b < 4; b++) {

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # Cache policies on books, as in a paper: a tokenizer and a data set, models trained from scratch on the same tokens
 # (dense; a plain window; NAtS at several prices of the cache), every policy on the dense model, tables and plots.
-#   [SIZE=gpt2|small|tiny] [MODELS="dense window-16 ..."] [OUT=runs/books] bash benchmarks/books.sh VALIDATION TRAINING...
-# VALIDATION, TRAINING: .txt, .jsonl or .jsonl.zst. gpt2: GPT-2 small, 1,024 tokens, minutes on a large GPU; small:
-# an hour on two cores; tiny: does it all run? MODELS names the models in the order of training: windows of so many
-# tokens, NAtS at the price behind its name. benchmarks/lib.sh has the other settings. Stopped and started again, also
-# with more models, it goes on where it was.
+#   [SIZE=mini|gpt2|small|tiny] [MODELS="dense window-16 ..."] [OUT=runs/books] bash benchmarks/books.sh VALIDATION TRAINING...
+# VALIDATION, TRAINING: .txt, .jsonl or .jsonl.zst. mini: 8 layers of width 512, 1,024 tokens, minutes on a large GPU;
+# gpt2: GPT-2 small, an hour there; small: an hour on two cores; tiny: does it all run? MODELS names the models in the
+# order of training: windows of so many tokens, NAtS at the price behind its name. benchmarks/lib.sh has the other
+# settings. Stopped and started again, also with more models, it goes on where it was.
 set -euo pipefail
 # shellcheck source=benchmarks/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-size=${SIZE:-gpt2} out=${OUT:-$natsformer_root/runs/books}
+size=${SIZE:-mini} out=${OUT:-$natsformer_root/runs/books}
 read -ra models <<<"${MODELS:-dense window-16 nats-0.02 nats-0.2 nats-2}"
 
 vocabulary=8192 settings=(model.vocab=0 eval.every=0 eval.samples=64 checkpoint.every=0
   optimizer.lr=0.001 optimizer.lr_min=0.0001 nats.type_warmup=0.3 nats.lambda_ramp=0.2)
 case $size in
+mini)
+  settings+=(model.width=512 model.layers=8 model.heads=8 train.steps=1800 train.batch=32 train.micro_batch=32
+    optimizer.warmup=100)
+  length=1024 samples=64 batch=64
+  ;;
 gpt2)
-  settings+=(train.steps=1200 train.batch=32 train.micro_batch=32 optimizer.warmup=100)
+  settings+=(train.steps=10000 train.batch=32 train.micro_batch=32 optimizer.warmup=300)
   length=1024 samples=64 batch=64
   ;;
 small)
@@ -30,7 +35,7 @@ tiny)
     train.length=64 model.window=8 optimizer.warmup=5)
   length=64 samples=4 batch=4
   ;;
-*) natsformer_fail "SIZE: expected gpt2, small or tiny, found '$size'" ;;
+*) natsformer_fail "SIZE: expected mini, gpt2, small or tiny, found '$size'" ;;
 esac
 
 # ---- data

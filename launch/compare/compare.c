@@ -114,15 +114,32 @@ static void show(void *context, double share) {
 
 // ---- rows
 
-static nn_status measure_own(comparison *c, int32_t phase) {
+static nn_status measure_row(comparison *c, const compare_row *row) {
+  if (dist_stop_asked())
+    return NN_STOPPED;
+  showing s = {.c = c, .row = row, .shown = launch_seconds()};
+  return compare_measure_row(c, row, show, &s);
+}
+
+// The rows of this rank that one model has at one budget.
+static nn_status measure_budget(comparison *c, int32_t phase, int32_t model, int32_t budget) {
   for (int32_t r = 0; r < c->row_count; r++) {
     const compare_row *row = &c->rows[r];
-    if (compare_row_phase(row) != phase || row->done || row->rank != dist_rank(c->world))
-      continue;
-    if (dist_stop_asked())
-      return NN_STOPPED;
-    showing s = {.c = c, .row = row, .shown = launch_seconds()};
-    NN_TRY(compare_measure_row(c, row, show, &s));
+    if (row->model == model && row->budget == budget && compare_row_phase(row) == phase && !row->done &&
+        row->rank == dist_rank(c->world))
+      NN_TRY(measure_row(c, row));
+  }
+  return NN_OK;
+}
+
+// All policies at one budget before those at the next: a comparison that is stopped has something of each.
+// First those without a budget and those that are matched to a model.
+static nn_status measure_own(comparison *c, int32_t phase) {
+  int32_t shares = c->plan.budgets_count, budgets = shares + c->plan.match.count;
+  for (int32_t m = 0; m < c->plan.models_count; m++) {
+    NN_TRY(measure_budget(c, phase, m, -1));
+    for (int32_t b = 0; b < budgets; b++)
+      NN_TRY(measure_budget(c, phase, m, (b + shares) % budgets));
   }
   return NN_OK;
 }

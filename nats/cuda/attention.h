@@ -37,13 +37,19 @@ enum { NATS_RANGE_ROWS = 64 };
 
 // Device memory, in the workspace. P = B * Hk pairs of (sequence, kv head), pair = sequence * Hk + kv head.
 typedef struct {
-  int32_t *key;   // [P, T] positions: class 0, then 1, then 2, each ascending
-  int32_t *until; // [P, T] expiry of key[...]
-  int32_t *start; // [P, 4] where each class begins in `key`; start[3] = T
-  int32_t *first; // [P, blocks, 3] index into `key` of the first key with expiry >= the block's first row
-  int32_t *end;   // [P, blocks, 3] ... after the last key with position <= the block's last row
-  int32_t blocks; // ceil(T / 64)
+  int32_t *key;    // [P, T] positions: class 0, then 1, then 2, each ascending
+  int32_t *until;  // [P, T] expiry of key[...]
+  int32_t *start;  // [P, 4] where each class begins in `key`; start[3] = T
+  int32_t *first;  // [P, blocks, 3] index into `key` of the first key with expiry >= the block's first row
+  int32_t *end;    // [P, blocks, 3] ... after the last key with position <= the block's last row
+  int32_t *counts; // [P, ceil(T / 1024), 2] lasting and local keys of each strip
+  int32_t blocks;  // ceil(T / 64)
 } nats_key_lists;
+
+enum { NATS_LIST_STRIP = 1024 }; // tokens that a thread block lists
+static inline int32_t nats_list_strips(int32_t length) {
+  return nn_ceil_div(length, (int32_t)NATS_LIST_STRIP);
+}
 
 // The sums over rows from which the gradient of the types is made, as in nats/cpu/type_sums.h, per query
 // head: [B, H, T] each. D_ij = e^{min(s - lse, log clip)} (do_i . v_j - do_i . o_i), float32, from unrounded
@@ -66,6 +72,18 @@ typedef struct {
   int32_t ended;  // s(N(N(a))) - 1; == local where the key is not local
 } nats_key_rows;
 
+// What globals take away (type_sums.cu), summed from the begin of a segment. `whole`: the segment begins in
+// here, and nothing from before is added.
+typedef struct {
+  double ended, crossing;
+  int32_t whole;
+} nats_segment_sum;
+
+enum { NATS_STRIP = 256 }; // chunks that are summed together
+static inline int32_t nats_strips(int32_t chunks) {
+  return nn_ceil_div(chunks, (int32_t)NATS_STRIP);
+}
+
 // One operator's tensors, handed to kernels by value. T is the compute type behind the untyped pointers.
 typedef struct {
   int32_t batch, length, heads, kv_heads, head_size; // B, T, H, Hk, D
@@ -81,15 +99,16 @@ typedef struct {
   const uint8_t *types;  // [B, Hk, chunks]
   nats_key_lists lists;
   // backward
-  const void *d_o;       // [B, T, H, D] dense
-  void *dq, *dk, *dv;    // [B, T, heads, D], token_stride apart; overwritten
-  float *delta;          // [B, H, T] do . o
-  bool wants_types;      // of here down
-  nats_key_rows *rows;   // [P, T] by position
-  float *block_weight;   // [blocks of 64 rows] factor of hidden pairs: 0, or 1 / the share that was drawn
-  nats_row_sums visible; // of pairs that the mask shows
-  nats_row_sums hidden;  // of pairs that it hides, block_weight applied; `own` and `seen` are NULL
-  float *dtypes;         // [B, Hk, chunks, 3]
+  const void *d_o;         // [B, T, H, D] dense
+  void *dq, *dk, *dv;      // [B, T, heads, D], token_stride apart; overwritten
+  float *delta;            // [B, H, T] do . o
+  bool wants_types;        // of here down
+  nats_key_rows *rows;     // [P, T] by position
+  float *block_weight;     // [blocks of 64 rows] factor of hidden pairs: 0, or 1 / the share that was drawn
+  nats_row_sums visible;   // of pairs that the mask shows
+  nats_row_sums hidden;    // of pairs that it hides, block_weight applied; `own` and `seen` are NULL
+  nats_segment_sum *taken; // [P, ceil(chunks / 256)] by strip of chunks
+  float *dtypes;           // [B, Hk, chunks, 3]
 } nats_cuda_attention;
 
 // The lists (columns.cu), and the rows of every key where types are wanted.

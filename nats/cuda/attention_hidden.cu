@@ -11,29 +11,15 @@
 //   x = c S   y = min(x, log2 clip)   e = 2^y   sum += e dP
 // Floors per pair: 4 D operations on tensor cores, one 2^x (16 per clock and multiprocessor), and four
 // instruction slots of one lane.
-//
-// As the lists are sorted, the first hidden row of 32 keys is that of the first, and rows past the last
-// bound of the last key need no comparison at all. Lists tell more: local keys expire with their `local`
-// bound and window keys with their `window` bound, so that each class has but two bounds beyond its expiry to
-// look at.
-#include "nats/cuda/attention.h"
+#include "nats/cuda/attention_hidden.h"
 #include "nats/cuda/tensor_core.h"
 
-static constexpr float LOG2_E = 1.4426950408889634f;
 enum { WARPS = 4, THREADS = WARPS * NN_WARP, WARP_KEYS = 32, KEYS = WARPS * WARP_KEYS, SLOTS = 4 };
 
 // Rows that a slot of the ring holds of Q, and of dO; 16 KiB together for both head sizes.
 __host__ __device__ constexpr int slot_rows(int head_size) {
   return 4096 / head_size;
 }
-
-// What the tile's keys are, and up to which rows their sums go. Rows after `expiry` are hidden.
-typedef struct {
-  int32_t expiry;
-  int32_t second; // `window` of local keys, `local` of window keys
-  int32_t third;  // `ended` of local keys, -1 of others
-  int32_t token;
-} key_bounds;
 
 // Where the products of a row start: for a pair of rows {x0, x1, x0, x1}, as an accumulator has them.
 typedef struct {
@@ -44,15 +30,8 @@ typedef struct {
   nn_bf16 slot[SLOTS][2 * 4096]; // Q [rows, D], dO [rows, D]; at first the last ones hold K and V [128, D]
   row_starts starts[SLOTS];
   int32_t block[SLOTS]; // of rows; behind the last one where there are no more
-  key_bounds keys[KEYS];
+  nats_hidden_bounds keys[KEYS];
 } hidden_shared;
-
-// A thread block's part.
-typedef struct {
-  int32_t sequence, head, pair;
-  int32_t key_class;
-  int32_t first, count; // in the pair's list
-} hidden_tile;
 
 // The K or V of 32 keys as operand A.
 template <int D> struct fragments { uint32_t piece[2][D / 16][4]; };
@@ -62,46 +41,10 @@ typedef struct {
   float all[4], second[4], third[4];
 } key_sums;
 
-// Slots of a query head follow one another, so that the head's Q and dO stay in the cache; those that see
-// most rows come first: local and window tiles in turn. Tiles of lasting keys, at the end, only write zeros.
-__device__ static hidden_tile find_tile(const nats_cuda_attention &a, int32_t slots) {
-  const int32_t at = blockIdx.x / slots, slot = blockIdx.x % slots;
-  hidden_tile tile;
-  tile.sequence = at / a.heads;
-  tile.head = at % a.heads;
-  tile.pair = tile.sequence * a.kv_heads + tile.head / a.group;
-  const int32_t *start = a.lists.start + 4 * (int64_t)tile.pair;
-  const int32_t locals = (start[2] - start[1] + KEYS - 1) / KEYS;
-  const int32_t both = locals + (start[3] - start[2] + KEYS - 1) / KEYS;
-  int32_t index = slot - both;
-  tile.key_class = NATS_KEY_LASTING;
-  if (slot < both) {
-    const int32_t before = (int32_t)((int64_t)slot * locals / both);
-    const int32_t after = (int32_t)((int64_t)(slot + 1) * locals / both);
-    tile.key_class = after > before ? NATS_KEY_LOCAL : NATS_KEY_WINDOW;
-    index = after > before ? before : slot - before;
-  }
-  tile.first = start[tile.key_class] + index * KEYS;
-  tile.count = min((int32_t)KEYS, start[tile.key_class + 1] - tile.first);
-  return tile;
-}
-
-__device__ static void load_bounds(const nats_cuda_attention &a, const hidden_tile &tile, key_bounds *keys) {
-  const int key = threadIdx.x;
-  if (key >= tile.count)
-    return;
-  const int64_t list = (int64_t)tile.pair * a.length;
-  const int32_t token = a.lists.key[list + tile.first + key];
-  const nats_key_rows rows = a.rows[list + token];
-  const bool local = tile.key_class == NATS_KEY_LOCAL;
-  keys[key] = {a.lists.until[list + tile.first + key], local ? rows.window : rows.local,
-               local ? rows.ended : -1, token};
-}
-
 // K or V of the tile's keys to shared memory, zeros past the last one.
 template <int D>
-__device__ static void fetch_keys(const nats_cuda_attention &a, const hidden_tile &tile,
-                                  const key_bounds *keys, const void *source, nn_bf16 *to) {
+__device__ static void fetch_keys(const nats_cuda_attention &a, const nats_hidden_tile &tile,
+                                  const nats_hidden_bounds *keys, const void *source, nn_bf16 *to) {
   constexpr int PIECES = D / 8, ROWS = THREADS / PIECES;
   const int piece = threadIdx.x % PIECES;
   const nn_bf16 *from = (const nn_bf16 *)source + (int64_t)tile.sequence * a.length * a.token_stride +
@@ -120,7 +63,7 @@ typedef struct {
 } row_source;
 
 template <int D>
-__device__ static row_source find_rows(const nats_cuda_attention &a, const hidden_tile &tile) {
+__device__ static row_source find_rows(const nats_cuda_attention &a, const nats_hidden_tile &tile) {
   const int64_t sequence = (int64_t)tile.sequence * a.length, column = (int64_t)tile.head * D;
   const int64_t head = ((int64_t)tile.sequence * a.heads + tile.head) * a.length;
   const int piece = 8 * (threadIdx.x % (D / 8));
@@ -128,13 +71,6 @@ __device__ static row_source find_rows(const nats_cuda_attention &a, const hidde
   return {(const nn_bf16 *)a.q + sequence * a.token_stride + column + piece,
           (const nn_bf16 *)a.d_o + sequence * a.heads * D + column + piece, (score ? a.lse : a.delta) + head,
           score ? -1.0f / a.scale : -1.0f};
-}
-
-// The first block of rows from `block` on that is visited.
-template <int D> __device__ static int32_t drawn_block(const nats_cuda_attention &a, int32_t block) {
-  while (block * slot_rows(D) < a.length && a.block_weight[block * slot_rows(D) / NATS_RANGE_ROWS] == 0)
-    block++;
-  return block;
 }
 
 // Q and dO of a block of rows to a slot, zeros past the last row.
@@ -163,7 +99,7 @@ __device__ static int32_t fetch_block(const nats_cuda_attention &a, const row_so
     shared->block[n % SLOTS] = block;
   if (block * slot_rows(D) < a.length) {
     fetch_rows<D>(a, from, block, shared->slot[n % SLOTS]);
-    block = drawn_block<D>(a, block + 1);
+    block = nats_hidden_drawn<slot_rows(D)>(a, block + 1);
   }
   nats_copy_commit();
   return block;
@@ -227,14 +163,14 @@ __device__ static __forceinline__ void multiply(const fragments<D> &keys, const 
 template <int D, bool BOUNDED>
 __device__ static __forceinline__ void
 add_rows(const fragments<D> &k, const fragments<D> &v, const nn_bf16 *slot, const row_starts &starts, int row,
-         int32_t i, const key_bounds *keys, float factor, float log2_clip, key_sums &sums) {
+         int32_t i, const nats_hidden_bounds *keys, float factor, float log2_clip, key_sums &sums) {
   const int lane = threadIdx.x % NN_WARP;
   float scores[2][2][4], weights[2][2][4];
   multiply<D>(k, slot, row, starts.score, scores);
   multiply<D>(v, slot + slot_rows(D) * D, row, starts.weight, weights);
 #pragma unroll
   for (int key = 0; key < 4; key++) {
-    key_bounds bounds = {};
+    nats_hidden_bounds bounds = {};
     if (BOUNDED)
       bounds = keys[8 * key + lane / 4];
 #pragma unroll
@@ -261,7 +197,7 @@ add_rows(const fragments<D> &k, const fragments<D> &v, const nn_bf16 *slot, cons
 template <int D>
 __device__ static __forceinline__ void add_block(const fragments<D> &k, const fragments<D> &v,
                                                  const nn_bf16 *slot, const row_starts &starts, int32_t i,
-                                                 int32_t first, int32_t last, const key_bounds *keys,
+                                                 int32_t first, int32_t last, const nats_hidden_bounds *keys,
                                                  float factor, float log2_clip, key_sums &sums) {
   constexpr int ROWS = slot_rows(D);
   if (i > last) {
@@ -277,8 +213,9 @@ __device__ static __forceinline__ void add_block(const fragments<D> &k, const fr
 }
 
 // To device memory: every key's four sums. `sums` of a quarter of lanes belong together.
-__device__ static void write_sums(const nats_cuda_attention &a, const hidden_tile &tile,
-                                  const key_bounds *keys, int first, float factor, const key_sums &sums) {
+__device__ static void write_sums(const nats_cuda_attention &a, const nats_hidden_tile &tile,
+                                  const nats_hidden_bounds *keys, int first, float factor,
+                                  const key_sums &sums) {
   const int lane = threadIdx.x % NN_WARP;
   const int64_t head = ((int64_t)tile.sequence * a.heads + tile.head) * a.length;
 #pragma unroll
@@ -305,15 +242,15 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
   constexpr int ROWS = slot_rows(D), KEY_SLOTS = KEYS * D / 4096; // of K and V together
   NN_DYNAMIC_SHARED(char, memory);
   hidden_shared *shared = (hidden_shared *)memory;
-  const hidden_tile tile = find_tile(a, slots);
+  const nats_hidden_tile tile = nats_hidden_find<KEYS>(a, slots);
   if (tile.count <= 0)
     return;
-  load_bounds(a, tile, shared->keys);
+  nats_hidden_load_bounds(a, tile, shared->keys);
   __syncthreads();
   // Later keys are hidden from fewer rows: in every thread block another warp has them.
   const int keys = (threadIdx.x / NN_WARP + blockIdx.x) % WARPS * WARP_KEYS;
   key_sums sums = {};
-  int32_t next = drawn_block<D>(a, (shared->keys[0].expiry + 1) / ROWS);
+  int32_t next = nats_hidden_drawn<slot_rows(D)>(a, (shared->keys[0].expiry + 1) / ROWS);
   if (tile.key_class == NATS_KEY_LASTING || next * ROWS >= a.length) {
     write_sums(a, tile, shared->keys, keys, 0, sums);
     return;
@@ -342,11 +279,11 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
 
   int32_t first = a.length, last = a.length; // rows that the warp's keys are hidden from; their last bound
   if (keys < tile.count) {
-    const key_bounds bounds = shared->keys[min(keys + WARP_KEYS, tile.count) - 1];
+    const nats_hidden_bounds bounds = shared->keys[min(keys + WARP_KEYS, tile.count) - 1];
     first = shared->keys[keys].expiry + 1;
     last = max(bounds.expiry, max(bounds.second, bounds.third));
   }
-  const float factor = a.scale * LOG2_E;
+  const float factor = a.scale * NATS_LOG2_E;
   float start = 0; // where products start in the block that was fetched last
   for (int n = 0;; n++) {
     nats_copy_wait<SLOTS - 2>();
@@ -366,11 +303,13 @@ __global__ __launch_bounds__(THREADS, D == 64 ? 3 : 2) static void hidden_kernel
 }
 
 template <int D> static nn_status run(nn_device *device, const nats_cuda_attention *a) {
-  const int32_t slots = nn_ceil_div(a->length, (int32_t)KEYS) + NATS_KEY_CLASSES - 1;
+  const int32_t slots = nats_hidden_slots(a, KEYS);
   return NN_LAUNCH(device, hidden_kernel<D>, a->batch * a->heads * slots, THREADS, sizeof(hidden_shared), *a,
                    slots);
 }
 
 nn_status nats_cuda_hidden_tiles(nn_device *device, const nats_cuda_attention *a) {
+  if (a->head_size == 64 && nn_cuda_has_hopper_code(device))
+    return nats_cuda_hidden_hopper(device, a);
   return a->head_size == 64 ? run<64>(device, a) : run<128>(device, a);
 }

@@ -19,6 +19,15 @@ extern "C" int nn_cuda_processors(const nn_device *device) {
   return nn_cuda_gpu_of(device)->processors;
 }
 
+extern "C" bool nn_cuda_has_hopper_code(const nn_device *device) {
+#ifdef NN_CUDA_SM90A // cmake/Cuda.cmake: sm_90a is among the architectures
+  return nn_cuda_gpu_of(device)->capability == 90;
+#else
+  (void)device;
+  return false;
+#endif
+}
+
 extern "C" int nn_cuda_block_shared(const nn_device *device) {
   return nn_cuda_gpu_of(device)->block_shared;
 }
@@ -265,6 +274,7 @@ extern "C" nn_status nn_cuda_device_open(int32_t local_rank, nn_dtype compute_ty
     return NN_FAIL(NN_ERR_MEMORY, "out of memory: the CUDA device");
   }
   gpu->ordinal = local_rank;
+  gpu->capability = 10 * properties.major + properties.minor;
   gpu->processors = properties.multiProcessorCount;
   gpu->shared_bytes = (int)properties.sharedMemPerMultiprocessor;
   gpu->block_shared = (int)properties.sharedMemPerBlockOptin;

@@ -21,6 +21,7 @@ constexpr size_t NN_CUDA_BLAS_BYTES = 64 << 20;
 
 typedef struct {
   int ordinal;      // among the GPUs that this process sees
+  int capability;   // 10 x major + minor
   int processors;   // multiprocessors
   int shared_bytes; // shared memory of a multiprocessor
   int block_shared; // the most of it that a thread block can have

@@ -16,6 +16,9 @@ cudaStream_t nn_cuda_stream(const nn_device *device);
 int nn_cuda_ordinal(const nn_device *device);
 int nn_cuda_processors(const nn_device *device);
 
+// Whether the GPU has Hopper's own instructions (compute capability 9.0) and this build has code with them.
+bool nn_cuda_has_hopper_code(const nn_device *device);
+
 // Bytes of shared memory that a thread block can have: 227 KiB on Hopper, 163 on A100, 99 on other GPUs since
 // Ampere.
 int nn_cuda_block_shared(const nn_device *device);

@@ -189,16 +189,24 @@ static void wait_turn() {
   switch_fiber(&self->own, &scheduler);
 }
 
-// Lets the lanes of `mask` go on when all of them that still run have come.
-static void meet_if_complete(unsigned warp, unsigned mask) {
+static bool is_awaited(const thread *t, unsigned mask) {
+  return t->number < block.size && t->state != RETURNED && (t->state != MEETS_LANES || t->mask != mask);
+}
+
+// Lets the lanes of `mask` go on when all of them that still run have come. The lanes behind the one that came
+// last are those that mostly have not.
+static void meet_if_complete(unsigned warp, unsigned mask, unsigned last) {
+  for (unsigned i = 1; i < EMULATOR_LANES; i++) {
+    unsigned lane = (last + i) % EMULATOR_LANES;
+    if (mask >> lane & 1 && is_awaited(&threads[warp * EMULATOR_LANES + lane], mask))
+      return;
+  }
   void *payloads[EMULATOR_LANES] = {};
   thread *first = nullptr;
   for (unsigned lane = 0; lane < EMULATOR_LANES; lane++) {
     thread *t = &threads[warp * EMULATOR_LANES + lane];
     if (!(mask >> lane & 1) || t->number >= block.size || t->state == RETURNED)
       continue;
-    if (t->state != MEETS_LANES || t->mask != mask)
-      return;
     if (first == nullptr)
       first = t;
     if (t->operation != first->operation || t->place.line != first->place.line)
@@ -225,7 +233,7 @@ void emulator_meet(emulator_place place, const char *operation, unsigned mask, v
   self->payload = payload;
   self->act = act;
   self->state = MEETS_LANES;
-  meet_if_complete(self->number / EMULATOR_LANES, mask);
+  meet_if_complete(self->number / EMULATOR_LANES, mask, self->number);
   if (self->state != READY)
     wait_turn();
 }
@@ -298,7 +306,7 @@ static void thread_main() {
   unsigned warp = self->number / EMULATOR_LANES;
   for (unsigned i = warp * EMULATOR_LANES; i < (warp + 1) * EMULATOR_LANES && i < block.size; i++)
     if (threads[i].state == MEETS_LANES)
-      meet_if_complete(warp, threads[i].mask);
+      meet_if_complete(warp, threads[i].mask, i);
   wait_turn();
 }
 
@@ -398,6 +406,8 @@ static int number_from(const char *name, int otherwise) {
 size_t emulator_shared_limit() {
   return static_cast<size_t>(number_from("NATSFORMER_EMULATOR_SHARED", 227)) << 10;
 }
+
+int emulator_capability() { return number_from("NATSFORMER_EMULATOR_CAPABILITY", 90); }
 
 int emulator_processors() { return number_from("NATSFORMER_EMULATOR_PROCESSORS", 3); }
 

@@ -17,6 +17,7 @@
 // NATSFORMER_EMULATOR_SHARED=KIB is the shared memory that a block can have: 227 as on Hopper unless it says
 // so, 99 as on Ada and on Ampere's smaller GPUs. NATSFORMER_EMULATOR_PROCESSORS=N is the number of
 // multiprocessors, on which the cutting of work depends: 3 unless it says so.
+// NATSFORMER_EMULATOR_CAPABILITY=80 is a GPU without Hopper's instructions (90).
 //
 // What it cannot: timing, occupancy and registers, bank conflicts, coalescing, the memory model (fences are
 // no-ops, and a thread keeps its turn until it meets others), float32 sums in the order of tensor cores or
@@ -61,6 +62,7 @@ int emulator_barrier(emulator_place place, bool predicate);
 // What the environment variables above say of the GPU.
 size_t emulator_shared_limit(); // bytes
 int emulator_processors();
+int emulator_capability(); // compute capability, 10 x major + minor
 
 // The dynamic shared memory of the block.
 void *emulator_shared();

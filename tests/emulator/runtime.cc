@@ -71,7 +71,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device) {
   *properties = {};
   snprintf(properties->name, sizeof properties->name, "emulated GPU");
   properties->totalGlobalMem = static_cast<size_t>(8) << 30;
-  properties->major = 9;
+  properties->major = emulator_capability() / 10;
+  properties->minor = emulator_capability() % 10;
   properties->multiProcessorCount = emulator_processors();
   properties->sharedMemPerBlockOptin = emulator_shared_limit();
   properties->sharedMemPerMultiprocessor = emulator_shared_limit() + RESERVED;

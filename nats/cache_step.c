@@ -103,6 +103,20 @@ float *nats_cache_logits(nats_cache *cache, int32_t layer) {
   return cache->device_logits ? cache->device_logits + at : NULL;
 }
 
+// Weights are [S, Hk, longest], and the longest list grows.
+bool nats_cache_get_launches(const nats_cache *cache, nats_cache_launches *out) {
+  *out = (nats_cache_launches){
+      .pages = cache->page_table,
+      .rows = cache->sent.rows,
+      .items = cache->sent.items,
+      .turns = cache->turn_count > 0 ? cache->sent.turns : NULL,
+      .stride = cache->page_stride,
+      .item_count = cache->item_count,
+      .item_tokens = cache->item_tokens,
+  };
+  return !cache->weighs;
+}
+
 nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens) {
   const nats_cache_shape *shape = &cache->shape;
   int64_t first = (int64_t)layer * nats_cache_layer_size(cache);

@@ -2,24 +2,40 @@
 #include "nats/decoder.h"
 
 #include <stdlib.h> // calloc, free
+#include <string.h> // memcmp
 
 #include "nats/decoder_internal.h"
 #include "nats/model_internal.h"
+#include "nn/graph.h"
 
 enum { STANDARD_PAGE_TOKENS = 16 };
 enum { PASS_TOKENS = 1 << 16 }; // of a prompt, computed at a time: enough to keep a GPU busy
 
+// What else is computed in a step.
+enum { WANTS_NOTHING, WANTS_LOGITS, WANTS_NLL };
+
+// What the launches of a step depend on; no gaps, so that it can be compared by bytes.
+typedef struct {
+  nats_cache_launches cache;
+  size_t workspace;
+  int64_t wants;
+} launches;
+
 struct nats_decoder {
   nats_model_config config;
   nats_policy_choice choice;
-  nats_model *model; // room for [S, 1]
+  nats_model *model; // room for [S, 1]; its RoPE table has one row, that of the position
   nats_cache *cache;
   const nn_params *params;
   nn_device *device;
   int32_t sequences, max_length;
-  int32_t position; // of the next token
-  int32_t prompt;   // tokens of the prompt that is being stepped through, or 0
-  float *logits;    // [S, V] device
+  int32_t position;  // of the next token
+  int32_t prompt;    // tokens of the prompt that is being stepped through, or 0
+  float *logits;     // [S, V] device
+  float *rope;       // [max_length, D/2, 2] device
+  int64_t wants;     // of the step that runs
+  launches launched; // by the step before
+  nn_graph *graph;   // of that step, NULL where it was not recorded
 };
 
 // The mask that the policy's kept tokens stand for; without one the model runs as dense, since its attention
@@ -60,14 +76,17 @@ static nn_status create_cache(nats_decoder *d, const nats_decoder_config *decode
 }
 
 static nn_status create_parts(nats_decoder *d, const nats_decoder_config *decoder) {
-  nats_model_size size = {d->sequences, 1, d->max_length, false};
+  nats_model_size size = {d->sequences, 1, 1, false};
   NN_TRY(nats_model_create_as(&d->config, kind_of(d->choice.policy), d->params, size, &d->model));
   NN_TRY(create_cache(d, decoder));
   size_t logits = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *d->logits;
   void *memory;
   NN_TRY(nn_device_alloc(d->device, logits, "logits", &memory));
   d->logits = memory;
-  return NN_OK;
+  size_t rope = (size_t)d->max_length * (size_t)d->config.head_size * sizeof *d->rope;
+  NN_TRY(nn_device_alloc(d->device, rope, "angles of positions", &memory));
+  d->rope = memory;
+  return nn_rope_table(d->device, d->max_length, d->config.head_size, d->config.rope_theta, d->rope);
 }
 
 nn_status nats_decoder_create_with(const nats_model_config *config, const nn_params *params,
@@ -105,6 +124,8 @@ nn_status nats_decoder_create(const nats_model_config *config, const nn_params *
 void nats_decoder_free(nats_decoder *d) {
   if (!d)
     return;
+  nn_graph_free(d->graph);
+  nn_device_free(d->device, d->rope);
   nn_device_free(d->device, d->logits);
   nats_cache_free(d->cache);
   nats_model_free(d->model);
@@ -128,7 +149,7 @@ const nats_cache *nats_decoder_cache(const nats_decoder *d) {
 // ---- one position
 
 // q, k and v of a layer as the cache takes them, of a model that has just computed them.
-static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
+static nats_cache_tokens tokens_of(const nats_decoder *d, const nats_model *m, int32_t layer) {
   nats_attention op = nats_attention_op(m, layer);
   return (nats_cache_tokens){
       .token_stride = op.token_stride,
@@ -138,39 +159,17 @@ static nats_cache_tokens tokens_of(const nats_model *m, int32_t layer) {
       .logits = m->kind == NATS_ATTENTION_NATS ? m->logits : NULL,
       .types = m->kind == NATS_ATTENTION_NATS ? m->layers[layer].types : NULL,
       .o = op.o,
-      .rope = m->rope,
-      .positions = m->positions,
+      .rope = d->rope,
+      .positions = d->max_length,
   };
 }
 
 // The next layer's scorers write elsewhere: the cache reads them after the step.
 static nn_status mix_with_cache(void *context, nats_model *m, int32_t layer) {
   nats_decoder *d = context;
-  nats_cache_tokens tokens = tokens_of(m, layer);
+  nats_cache_tokens tokens = tokens_of(d, m, layer);
   m->logits = nats_cache_logits(d->cache, layer + 1);
   return nats_cache_layer(d->cache, layer, &tokens);
-}
-
-// Types are the cache's business; ARGMAX says that scorers run and draw no noise.
-static const nats_pass decoding = {.types = NATS_TYPES_ARGMAX};
-
-static nn_status begin_step(nats_decoder *d, const int32_t *tokens, const int32_t *targets) {
-  if (d->position >= d->max_length)
-    return NN_FAIL(NN_ERR_USAGE, "decoder: position %d is past its %d positions", (int)d->position,
-                   (int)d->max_length);
-  nats_batch batch = {.batch = d->sequences, .length = 1, .tokens = tokens, .targets = targets};
-  NN_TRY(nats_model_begin(d->model, &batch, &decoding));
-  NN_TRY(nats_cache_begin(d->cache, d->position, d->prompt));
-  d->model->position = d->position;
-  d->model->logits = nats_cache_logits(d->cache, 0);
-  return nats_model_forward(d->model, (nats_mixer){mix_with_cache, d});
-}
-
-static nn_status end_step(nats_decoder *d) {
-  NN_TRY(nats_cache_end(d->cache));
-  nats_cache_advance(d->cache, 1);
-  d->position++;
-  return NN_OK;
 }
 
 // Logits of `count` rows of the final norm's output, from `row` on, into the decoder's from sequence `to` on.
@@ -187,26 +186,77 @@ static nn_status compute_logits(nats_decoder *d, const nats_model *m, int64_t ro
                                       });
 }
 
+static nn_status compute_nll(nats_decoder *d) {
+  nn_classifier op = nats_classifier_op(d->model);
+  op.nll = d->model->nll;
+  return nn_classifier_run(d->device, &op);
+}
+
+// All that the device computes in a step, on addresses that stay.
+static nn_status compute_step(void *context) {
+  nats_decoder *d = context;
+  d->model->logits = nats_cache_logits(d->cache, 0);
+  NN_TRY(nats_model_forward(d->model, (nats_mixer){mix_with_cache, d}));
+  if (d->wants == WANTS_LOGITS)
+    return compute_logits(d, d->model, 0, d->sequences, 0);
+  return d->wants == WANTS_NLL ? compute_nll(d) : NN_OK;
+}
+
+// The second of equal steps is recorded: what a first one needs is allocated then.
+static nn_status run_step(nats_decoder *d) {
+  launches now = {.workspace = nn_device_workspace_bytes(d->device), .wants = d->wants};
+  bool stays = nats_cache_get_launches(d->cache, &now.cache);
+  if (stays && memcmp(&now, &d->launched, sizeof now) == 0)
+    return d->graph ? nn_graph_launch(d->graph) : nn_graph_record(d->device, compute_step, d, &d->graph);
+  nn_graph_free(d->graph);
+  d->graph = NULL;
+  d->launched = (launches){0};
+  NN_TRY(compute_step(d));
+  if (stays && now.workspace == nn_device_workspace_bytes(d->device))
+    d->launched = now;
+  return NN_OK;
+}
+
+// Types are the cache's business; ARGMAX says that scorers run and draw no noise.
+static const nats_pass decoding = {.types = NATS_TYPES_ARGMAX};
+
+static nn_status begin_step(nats_decoder *d, const int32_t *tokens, const int32_t *targets, int64_t wants) {
+  if (d->position >= d->max_length)
+    return NN_FAIL(NN_ERR_USAGE, "decoder: position %d is past its %d positions", (int)d->position,
+                   (int)d->max_length);
+  nats_batch batch = {.batch = d->sequences, .length = 1, .tokens = tokens, .targets = targets};
+  int32_t row = d->config.head_size; // of the RoPE table
+  NN_TRY(nats_model_begin(d->model, &batch, &decoding));
+  NN_TRY(nats_cache_begin(d->cache, d->position, d->prompt));
+  NN_TRY(nn_device_copy(d->device, d->model->rope, d->rope + (int64_t)d->position * row,
+                        (size_t)row * sizeof *d->rope));
+  d->wants = wants;
+  return run_step(d);
+}
+
+static nn_status end_step(nats_decoder *d) {
+  NN_TRY(nats_cache_end(d->cache));
+  nats_cache_advance(d->cache, 1);
+  d->position++;
+  return NN_OK;
+}
+
 static nn_status fetch_logits(nats_decoder *d, float *logits) {
   size_t bytes = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *logits;
   return nn_device_download(d->device, logits, d->logits, bytes);
 }
 
 nn_status nats_decoder_step(nats_decoder *d, const int32_t *tokens, float *logits) {
-  NN_TRY(begin_step(d, tokens, NULL));
+  NN_TRY(begin_step(d, tokens, NULL, logits ? WANTS_LOGITS : WANTS_NOTHING));
   if (!logits)
     return end_step(d);
-  NN_TRY(compute_logits(d, d->model, 0, d->sequences, 0));
   NN_TRY(fetch_logits(d, logits));
   NN_TRY(end_step(d));
   return nn_device_sync(d->device);
 }
 
 nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32_t *targets, float *nll) {
-  NN_TRY(begin_step(d, tokens, targets));
-  nn_classifier op = nats_classifier_op(d->model);
-  op.nll = d->model->nll;
-  NN_TRY(nn_classifier_run(d->device, &op));
+  NN_TRY(begin_step(d, tokens, targets, WANTS_NLL));
   NN_TRY(nn_device_download(d->device, nll, d->model->nll, (size_t)d->sequences * sizeof *nll));
   NN_TRY(end_step(d));
   return nn_device_sync(d->device);
@@ -215,22 +265,22 @@ nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32
 // ---- a prompt
 
 typedef struct {
-  nats_cache *cache;
+  nats_decoder *decoder;
   nats_cache_prompt prompt;
 } fill_target;
 
 static nn_status mix_and_fill(void *context, nats_model *m, int32_t layer) {
   const fill_target *target = context;
   NN_TRY(nats_mix_parallel(NULL, m, layer));
-  nats_cache_tokens tokens = tokens_of(m, layer);
-  return nats_cache_fill(target->cache, layer, &target->prompt, &tokens);
+  nats_cache_tokens tokens = tokens_of(target->decoder, m, layer);
+  return nats_cache_fill(target->decoder->cache, layer, &target->prompt, &tokens);
 }
 
 // Some sequences of a prompt; tokens: [count, length] of them.
 static nn_status prefill_some(nats_decoder *d, nats_model *m, const int32_t *tokens, nats_cache_prompt prompt,
                               bool wants_logits) {
   nats_batch batch = {.batch = prompt.count, .length = prompt.length, .tokens = tokens};
-  fill_target target = {d->cache, prompt};
+  fill_target target = {d, prompt};
   NN_TRY(nats_model_begin(m, &batch, &decoding));
   NN_TRY(nats_model_forward(m, (nats_mixer){mix_and_fill, &target}));
   for (int32_t s = 0; wants_logits && s < prompt.count; s++)

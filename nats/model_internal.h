@@ -91,7 +91,6 @@ struct nats_model {
   // the pass that runs
   nats_pass pass;
   int32_t batch, length;
-  int32_t position; // of the first token of every sequence; above 0 only when decoding
   bool has_lengths; // of padding
   bool wants_per_head;
   int32_t fixed_batch, fixed_length; // what fixed expiries were last computed for

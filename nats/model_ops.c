@@ -49,8 +49,8 @@ nn_rope nats_rope_op(const nats_model *m, nn_act *qkv) {
       .heads = c->heads + c->kv_heads, // q and k; v stays as it is
       .head_size = c->head_size,
       .row_stride = nats_qkv_size(c),
-      .table = m->rope + (int64_t)m->position * c->head_size,
-      .positions = m->positions - m->position,
+      .table = m->rope,
+      .positions = m->positions,
       .period = m->length,
       .x = qkv,
   };

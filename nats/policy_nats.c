@@ -8,15 +8,33 @@
 
 enum { WINDOW };
 
-// Runs before anything is appended, so every typed chunk is complete.
+enum { BLOCK = 64 }; // slots
+
+// Whether one of BLOCK positions is in [first, first + count).
+static bool block_has(const int32_t *position, int32_t first, int32_t count) {
+  bool found = false;
+  for (int32_t i = 0; i < BLOCK; i++)
+    found |= (uint32_t)position[i] - (uint32_t)first < (uint32_t)count;
+  return found;
+}
+
+// Asked at every position, so what expires now is one chunk, if it is of window tokens: that whose last row
+// was the one before. Runs before anything is appended, so every typed chunk is complete.
 static int32_t before(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
-  int32_t count = 0;
-  for (int32_t slot = 0; slot < list->length; slot++) {
-    if (list->type[slot] != NATS_WINDOW)
+  int64_t first = (int64_t)step->position - step->parameter[WINDOW] - step->chunk;
+  int32_t count = 0, slot = 0;
+  if (first < 0 || first % step->chunk != 0)
+    return 0;
+  while (slot < list->length) {
+    if (slot % BLOCK == 0 && list->length - slot >= BLOCK &&
+        !block_has(list->position + slot, (int32_t)first, step->chunk)) {
+      slot += BLOCK;
       continue;
-    int64_t after_chunk = ((int64_t)list->position[slot] / step->chunk + 1) * step->chunk;
-    if (after_chunk - 1 + step->parameter[WINDOW] < step->position)
+    }
+    if (list->type[slot] == NATS_WINDOW && list->position[slot] >= first &&
+        list->position[slot] < first + step->chunk)
       drop[count++] = slot;
+    slot++;
   }
   return count;
 }
@@ -42,6 +60,10 @@ static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32
   uint8_t type = choose(chunk, sum);
   for (int32_t t = 0; t < NATS_TYPES; t++)
     sum[t] = 0.0f;
+  if (step->chunk == 1 && type != NATS_GLOBAL) { // most steps: the newest token is the last
+    list->type[list->length - 1] = type;
+    return 0;
+  }
   int32_t count = 0;
   for (int32_t slot = 0; slot < list->length; slot++) {
     if (list->type[slot] == NATS_UNTYPED)

@@ -85,6 +85,19 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end);
 
+// Nothing is recorded here.
+typedef struct emulator_graph *cudaGraph_t;
+typedef struct emulator_graph *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+#define EMULATOR_NO_GRAPHS(function, ...)                                                                    \
+  static inline cudaError_t function(__VA_ARGS__) { return cudaErrorNotSupported; }
+EMULATOR_NO_GRAPHS(cudaStreamBeginCapture, cudaStream_t, enum cudaStreamCaptureMode)
+EMULATOR_NO_GRAPHS(cudaStreamEndCapture, cudaStream_t, cudaGraph_t *)
+EMULATOR_NO_GRAPHS(cudaGraphInstantiateWithFlags, cudaGraphExec_t *, cudaGraph_t, unsigned long long)
+EMULATOR_NO_GRAPHS(cudaGraphLaunch, cudaGraphExec_t, cudaStream_t)
+EMULATOR_NO_GRAPHS(cudaGraphDestroy, cudaGraph_t)
+EMULATOR_NO_GRAPHS(cudaGraphExecDestroy, cudaGraphExec_t)
+
 #ifdef __cplusplus
 }
 

@@ -31,6 +31,8 @@ static void lay_out_lists(nats_cuda_attention *a, nats_scratch *scratch) {
   a->lists.key = (int32_t *)nats_scratch_take(scratch, pairs * a->length, sizeof(int32_t));
   a->lists.until = (int32_t *)nats_scratch_take(scratch, pairs * a->length, sizeof(int32_t));
   a->lists.start = (int32_t *)nats_scratch_take(scratch, pairs * 4, sizeof(int32_t));
+  a->lists.counts =
+      (int32_t *)nats_scratch_take(scratch, pairs * nats_list_strips(a->length) * 2, sizeof(int32_t));
   a->lists.first = (int32_t *)nats_scratch_take(scratch, ranges, sizeof(int32_t));
   a->lists.end = (int32_t *)nats_scratch_take(scratch, ranges, sizeof(int32_t));
 }
@@ -54,6 +56,8 @@ static void lay_out_backward(nats_cuda_attention *a, bool wants_types, nats_scra
   lay_out_sums(a, &a->hidden, scratch);
   a->visible.own = (float *)nats_scratch_take(scratch, rows, sizeof(float));
   a->visible.seen = (float *)nats_scratch_take(scratch, rows, sizeof(float));
+  a->taken = (nats_segment_sum *)nats_scratch_take(
+      scratch, (int64_t)a->batch * a->kv_heads * nats_strips(a->chunks), sizeof(nats_segment_sum));
 }
 
 size_t nats_cuda_attention_workspace(const nn_device *device, const nats_attention *op) {

@@ -2,7 +2,9 @@
 // of each list a block of rows can see.
 #include "nats/cuda/attention.h"
 
-enum { ITEMS = 4, SEARCH_THREADS = 256 }; // tokens of a thread at a time
+// Lists are made strip by strip; a thread takes ITEMS tokens of its block's.
+enum { LIST_THREADS = 256, LIST_WARPS = LIST_THREADS / NN_WARP, ITEMS = NATS_LIST_STRIP / LIST_THREADS };
+enum { STRIP = NATS_LIST_STRIP, SEARCH_THREADS = 256 };
 
 // What chooses the class of a token.
 typedef struct {
@@ -22,19 +24,6 @@ __device__ static int class_of(const classes &from, int32_t token) {
   return type == NATS_LOCAL ? NATS_KEY_LOCAL : type == NATS_WINDOW ? NATS_KEY_WINDOW : NATS_KEY_LASTING;
 }
 
-// Adds up over the threads of a block; `shared` holds a number for each of up to 32 warps.
-__device__ static int32_t block_sum(int32_t x, int32_t *shared) {
-  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2)
-    x += __shfl_xor_sync(0xffffffffu, x, lanes);
-  if (threadIdx.x % NN_WARP == 0)
-    shared[threadIdx.x / NN_WARP] = x;
-  __syncthreads();
-  int32_t sum = 0;
-  for (unsigned warp = 0; warp < blockDim.x / NN_WARP; warp++)
-    sum += shared[warp];
-  return sum;
-}
-
 // Sum over the lanes up to this one.
 __device__ static uint32_t warp_scan(uint32_t x) {
   for (int lanes = 1; lanes < NN_WARP; lanes *= 2) {
@@ -44,15 +33,65 @@ __device__ static uint32_t warp_scan(uint32_t x) {
   return x;
 }
 
-// Where the next lasting and the next local key goes; a window key goes to what is left of its position.
+// Lasting and local keys; window keys are the others.
 typedef struct {
   int32_t lasting, local;
-} list_ends;
+} key_counts;
 
-// Lists `keys`, those of ITEMS x 32 neighbouring tokens; the pair's lists begin at `list`.
+// Added up over a block's threads; `shared` has room for each warp. Every thread gets the sum.
+__device__ static key_counts block_sum(key_counts x, key_counts *shared) {
+  for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2) {
+    x.lasting += __shfl_xor_sync(0xffffffffu, x.lasting, lanes);
+    x.local += __shfl_xor_sync(0xffffffffu, x.local, lanes);
+  }
+  __syncthreads(); // what was there before has been read
+  if (threadIdx.x % NN_WARP == 0)
+    shared[threadIdx.x / NN_WARP] = x;
+  __syncthreads();
+  key_counts sum = {0, 0};
+  for (int warp = 0; warp < LIST_WARPS; warp++) {
+    sum.lasting += shared[warp].lasting;
+    sum.local += shared[warp].local;
+  }
+  return sum;
+}
+
+// How many keys of each class a strip has: one block a strip. Not needed where there is one strip alone.
+__global__ static void __launch_bounds__(LIST_THREADS) count_keys(nats_cuda_attention a, int32_t strips) {
+  __shared__ key_counts shared[LIST_WARPS];
+  const classes from = classes_of(&a, blockIdx.x / strips);
+  const int64_t first = (int64_t)(blockIdx.x % strips) * STRIP + threadIdx.x;
+  key_counts count = {0, 0};
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) {
+    const int64_t token = first + item * LIST_THREADS;
+    const int key = token < a.length ? class_of(from, (int32_t)token) : (int)NATS_KEY_WINDOW;
+    count.lasting += key == NATS_KEY_LASTING;
+    count.local += key == NATS_KEY_LOCAL;
+  }
+  count = block_sum(count, shared);
+  if (threadIdx.x == 0) {
+    a.lists.counts[2 * blockIdx.x] = count.lasting;
+    a.lists.counts[2 * blockIdx.x + 1] = count.local;
+  }
+}
+
+// Of the strips before `end`.
+__device__ static key_counts sum_counts(const int32_t *counts, int32_t end, key_counts *shared) {
+  key_counts sum = {0, 0};
+  for (int32_t strip = (int32_t)threadIdx.x; strip < end; strip += LIST_THREADS) {
+    sum.lasting += counts[2 * strip];
+    sum.local += counts[2 * strip + 1];
+  }
+  return block_sum(sum, shared);
+}
+
+// Lists `keys`, those of ITEMS x 32 neighbouring tokens; the pair's lists begin at `list`. `at`: where the
+// next lasting and the next local key goes; a window key goes to what is left of its position.
 __device__ static void write_keys(const nats_cuda_attention &a, int64_t list, const int keys[ITEMS],
-                                  int32_t token, list_ends at, const int32_t start[NATS_KEY_CLASSES]) {
+                                  int32_t token, key_counts at, const int32_t start[NATS_KEY_CLASSES]) {
   const uint32_t below = (1u << (threadIdx.x % NN_WARP)) - 1;
+#pragma unroll
   for (int item = 0; item < ITEMS; item++, token += NN_WARP) {
     const uint32_t lasting = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING);
     const uint32_t local = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LOCAL);
@@ -69,53 +108,43 @@ __device__ static void write_keys(const nats_cuda_attention &a, int64_t list, co
   }
 }
 
-// One block a pair. Each warp takes ITEMS x 32 neighbouring tokens at a time; where their keys go follows
-// from a scan over the counts of the warps, which every warp makes for itself.
-__global__ static void __launch_bounds__(1024) list_keys(nats_cuda_attention a) {
-  __shared__ int32_t sums[2][NN_WARP];
-  __shared__ uint32_t counts[2][NN_WARP]; // of the warps: lasting keys, and locals in the upper half
-  const int64_t pair = blockIdx.x;
+// One block a strip. Each warp takes ITEMS x 32 neighbouring tokens; where their keys go follows from the
+// counts of the strips before, and from a scan over those of the warps, which every warp makes for itself.
+__global__ static void __launch_bounds__(LIST_THREADS) list_keys(nats_cuda_attention a, int32_t strips) {
+  __shared__ key_counts shared[LIST_WARPS];
+  __shared__ uint32_t of_warp[NN_WARP]; // lasting keys, and locals in the upper half
+  const int64_t pair = blockIdx.x / strips;
+  const int32_t strip = (int32_t)(blockIdx.x % strips);
   const classes from = classes_of(&a, pair);
   const int warp = (int)threadIdx.x / NN_WARP, lane = (int)threadIdx.x % NN_WARP;
-  if (warp == 0)
-    counts[0][lane] = counts[1][lane] = 0;
-
-  int32_t lasting = 0, local = 0;
-  for (int32_t token = (int32_t)threadIdx.x; token < a.length; token += (int32_t)blockDim.x) {
-    const int key = class_of(from, token);
-    lasting += key == NATS_KEY_LASTING;
-    local += key == NATS_KEY_LOCAL;
+  const int64_t token = (int64_t)strip * STRIP + warp * ITEMS * NN_WARP + lane;
+  int keys[ITEMS];
+  uint32_t count = 0;
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) { // past the end: window keys, which are not counted
+    const int64_t t = token + item * NN_WARP;
+    keys[item] = t < a.length ? class_of(from, (int32_t)t) : (int)NATS_KEY_WINDOW;
+    count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING));
+    count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LOCAL)) << 16;
   }
-  lasting = block_sum(lasting, sums[0]);
-  local = block_sum(local, sums[1]);
-  const int32_t start[NATS_KEY_CLASSES] = {0, lasting, lasting + local};
-  if (threadIdx.x <= NATS_KEY_CLASSES)
+  if (threadIdx.x < NN_WARP)
+    of_warp[lane] = 0;
+  __syncthreads();
+  if (lane == 0)
+    of_warp[warp] = count;
+  const int32_t *counts = a.lists.counts + 2 * pair * strips;
+  const key_counts own = {lane == 0 ? (int32_t)(count & 0xffff) : 0, lane == 0 ? (int32_t)(count >> 16) : 0};
+  // The barriers of these sums are those of `of_warp` too.
+  const key_counts all = strips == 1 ? block_sum(own, shared) : sum_counts(counts, strips, shared);
+  const key_counts earlier = strip == 0 ? key_counts{0, 0} : sum_counts(counts, strip, shared);
+  const uint32_t before = __shfl_sync(0xffffffffu, warp_scan(of_warp[lane]), warp) - count;
+
+  const int32_t start[NATS_KEY_CLASSES] = {0, all.lasting, all.lasting + all.local};
+  if (strip == 0 && threadIdx.x <= NATS_KEY_CLASSES)
     a.lists.start[pair * 4 + threadIdx.x] = threadIdx.x < NATS_KEY_CLASSES ? start[threadIdx.x] : a.length;
-
-  list_ends end = {0, 0};
-  int buffer = 0;
-  for (int64_t slab = 0; slab < a.length; slab += (int64_t)blockDim.x * ITEMS, buffer ^= 1) {
-    const int64_t token = slab + warp * ITEMS * NN_WARP + lane;
-    int keys[ITEMS];
-    uint32_t count = 0;
-    for (int item = 0; item < ITEMS; item++) { // past the end: window keys, which are not counted
-      const int64_t t = token + item * NN_WARP;
-      keys[item] = t < a.length ? class_of(from, (int32_t)t) : NATS_KEY_WINDOW;
-      count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING));
-      count += __popc(__ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LOCAL)) << 16;
-    }
-    if (lane == 0)
-      counts[buffer][warp] = count;
-    __syncthreads(); // the other buffer is free: every warp has come here after reading it
-    const uint32_t scan = warp_scan(counts[buffer][lane]);
-    const uint32_t before = __shfl_sync(0xffffffffu, scan, warp) - count;
-    const uint32_t all = __shfl_sync(0xffffffffu, scan, NN_WARP - 1);
-    const list_ends at = {end.lasting + (int32_t)(before & 0xffff), end.local + (int32_t)(before >> 16)};
-    if (slab + warp * ITEMS * NN_WARP < a.length)
-      write_keys(a, pair * a.length, keys, (int32_t)token, at, start);
-    end.lasting += (int32_t)(all & 0xffff);
-    end.local += (int32_t)(all >> 16);
-  }
+  const key_counts at = {earlier.lasting + (int32_t)(before & 0xffff),
+                         earlier.local + (int32_t)(before >> 16)};
+  write_keys(a, pair * a.length, keys, (int32_t)token, at, start);
 }
 
 // The first index in [low, high) of a number that is at least `wanted`; high where there is none.
@@ -168,8 +197,10 @@ __global__ static void find_rows(nats_cuda_attention a, int32_t slices) {
 
 nn_status nats_cuda_build_lists(nn_device *device, const nats_cuda_attention *a) {
   const unsigned pairs = (unsigned)a->batch * (unsigned)a->kv_heads;
-  const int32_t threads = nn_ceil_div(nn_ceil_div(a->length, (int32_t)ITEMS), (int32_t)NN_WARP) * NN_WARP;
-  NN_TRY(NN_LAUNCH(device, list_keys, pairs, threads < 1024 ? (unsigned)threads : 1024, 0, *a));
+  const int32_t strips = nats_list_strips(a->length);
+  if (strips > 1)
+    NN_TRY(NN_LAUNCH(device, count_keys, pairs * (unsigned)strips, LIST_THREADS, 0, *a, strips));
+  NN_TRY(NN_LAUNCH(device, list_keys, pairs * (unsigned)strips, LIST_THREADS, 0, *a, strips));
   const int32_t searches = a->lists.blocks * NATS_KEY_CLASSES;
   int32_t slices = nn_ceil_div(searches, (int32_t)SEARCH_THREADS);
   NN_TRY(NN_LAUNCH(device, find_ranges, pairs * (unsigned)slices, SEARCH_THREADS, 0, *a, slices));

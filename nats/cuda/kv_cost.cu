@@ -87,37 +87,30 @@ extern "C" nn_status nats_cuda_kv_cost_forward(nn_device *device, const nats_kv_
 
 // ---- backward
 
-// What each type would cost every complete chunk of one (sequence, kv head); one block walks it backwards.
-static __global__ void __launch_bounds__(1024) add_prices(nats_kv_cost op, int32_t chunks) {
-  __shared__ int shared[NN_WARP];
-  const int64_t pair = blockIdx.x;
+// What each type would cost every complete chunk. One block a strip of chunks.
+static __global__ void __launch_bounds__(1024) add_prices(nats_kv_cost op, int32_t chunks, int32_t strips) {
+  const int64_t pair = blockIdx.x / strips;
+  const int32_t a = (int32_t)(blockIdx.x % strips * blockDim.x + threadIdx.x);
   const int32_t length = length_of(op, pair / op.kv_heads), complete = op.length / op.chunk;
-  const uint8_t *types = op.types + pair * chunks;
-  float *dtypes = op.dtypes + pair * chunks * (int)NATS_TYPES;
+  const int32_t next = nats_next_global(op.types + pair * chunks, a, complete);
+  const int64_t first = (int64_t)a * op.chunk, start = first + op.chunk;
+  const int64_t keys = (start < length ? start : length) - first; // that are no padding
+  if (a >= complete || keys <= 0)
+    return;
+  const int64_t after_next = next == NATS_NONE ? op.length : (int64_t)(next + 1) * op.chunk; // s(N(a))
+  const int64_t ends[NATS_TYPES] = {length, after_next, start + op.window}; // first row after each
   const double price = (double)*op.lambda * (double)*op.pair_scale;
-  const int32_t threads = (int32_t)blockDim.x;
-  int beyond = NATS_NONE;
-  for (int32_t tile = (complete - 1) / threads; complete > 0 && tile >= 0; tile--) {
-    const int32_t a = tile * threads + (int32_t)threadIdx.x;
-    const bool global = a < complete && types[a] == NATS_GLOBAL;
-    const int32_t next = nats_next_global(global ? a : (int)NATS_NONE, &beyond, shared);
-    const int64_t first = (int64_t)a * op.chunk, start = first + op.chunk;
-    const int64_t keys = (start < length ? start : length) - first; // that are no padding
-    if (a >= complete || keys <= 0)
-      continue;
-    const int64_t after_next = next == NATS_NONE ? op.length : (int64_t)(next + 1) * op.chunk; // s(N(a))
-    const int64_t ends[NATS_TYPES] = {length, after_next, start + op.window}; // first row after each
+  float *dtypes = op.dtypes + (pair * chunks + a) * (int)NATS_TYPES;
 #pragma unroll
-    for (int type = 0; type < NATS_TYPES; type++) {
-      const int64_t end = ends[type] < length ? ends[type] : length;
-      const int64_t rows = keys * end - keys * (2 * first + keys - 1) / 2; // sum of end - j
-      dtypes[(int64_t)a * NATS_TYPES + type] += (float)(price * (double)rows);
-    }
+  for (int type = 0; type < NATS_TYPES; type++) {
+    const int64_t end = ends[type] < length ? ends[type] : length;
+    const int64_t rows = keys * end - keys * (2 * first + keys - 1) / 2; // sum of end - j
+    dtypes[type] += (float)(price * (double)rows);
   }
 }
 
 extern "C" nn_status nats_cuda_kv_cost_backward(nn_device *device, const nats_kv_cost *op) {
-  const int32_t chunks = nats_chunks(op->length, op->chunk);
-  return NN_LAUNCH(device, add_prices, (unsigned)(op->batch * op->kv_heads),
-                   (unsigned)nats_tile_threads(chunks), 0, *op, chunks);
+  const int32_t chunks = nats_chunks(op->length, op->chunk), strips = nats_strip_count(chunks);
+  return NN_LAUNCH(device, add_prices, (unsigned)(op->batch * op->kv_heads * strips),
+                   (unsigned)nats_strip_threads(chunks), 0, *op, chunks, strips);
 }

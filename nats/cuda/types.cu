@@ -1,5 +1,5 @@
 // Choosing token types, and the straight-through gradient of that choice (nats/cpu/types.c). The choice is
-// one thread a chunk; expiries are one block a sequence and kv head, walking backwards.
+// one thread a chunk, and so are the expiries, which follow from the next global.
 #include "nats/cuda/next_global.h"
 #include "nn/cuda/kernel.h"
 #include "nn/cuda/random.h"
@@ -93,25 +93,19 @@ __device__ static int32_t last_row(const nats_types &op, uint8_t type, int32_t a
   return (int32_t)(last < end ? last : end);
 }
 
-// One block a (sequence, kv head).
-static __global__ void __launch_bounds__(1024) expire(nats_types op, int32_t chunks) {
-  __shared__ int shared[NN_WARP];
-  const uint8_t *types = op.types + (int64_t)blockIdx.x * chunks;
-  int32_t *expiry = op.expiry + (int64_t)blockIdx.x * op.length;
-  const int32_t complete = op.length / op.chunk, threads = (int32_t)blockDim.x;
-  int beyond = NATS_NONE;
-  for (int32_t tile = (chunks - 1) / threads; tile >= 0; tile--) {
-    const int32_t a = tile * threads + (int32_t)threadIdx.x;
-    const uint8_t type = a < chunks ? types[a] : (uint8_t)NATS_WINDOW;
-    const int32_t next =
-        nats_next_global(a < complete && type == NATS_GLOBAL ? a : (int)NATS_NONE, &beyond, shared);
-    if (a >= chunks)
-      continue;
-    const int32_t last = last_row(op, type, a, next);
-    const int64_t first = (int64_t)a * op.chunk;
-    for (int32_t t = 0; t < op.chunk && first + t < op.length; t++)
-      expiry[first + t] = last;
-  }
+// One block a strip of chunks.
+static __global__ void __launch_bounds__(1024) expire(nats_types op, int32_t chunks, int32_t strips) {
+  const int64_t pair = blockIdx.x / strips;
+  const int32_t a = (int32_t)(blockIdx.x % strips * blockDim.x + threadIdx.x);
+  const uint8_t *types = op.types + pair * chunks;
+  const int32_t next = nats_next_global(types, a, op.length / op.chunk);
+  if (a >= chunks)
+    return;
+  const int32_t last = last_row(op, types[a], a, next);
+  const int64_t first = (int64_t)a * op.chunk;
+  int32_t *expiry = op.expiry + pair * op.length;
+  for (int32_t t = 0; t < op.chunk && first + t < op.length; t++)
+    expiry[first + t] = last;
 }
 
 extern "C" nn_status nats_cuda_types_forward(nn_device *device, const nats_types *op) {
@@ -121,7 +115,9 @@ extern "C" nn_status nats_cuda_types_forward(nn_device *device, const nats_types
       nn_random_key_make(op->seed, NN_RANDOM_GUMBEL, (uint64_t)op->step, (uint64_t)op->layer);
   NN_TRY(NN_LAUNCH(device, choose_types, (unsigned)nn_ceil_div(count, (int64_t)THREADS), THREADS, 0, *op, key,
                    chunks, count));
-  return NN_LAUNCH(device, expire, (unsigned)pairs, (unsigned)nats_tile_threads(chunks), 0, *op, chunks);
+  const int32_t strips = nats_strip_count(chunks);
+  return NN_LAUNCH(device, expire, (unsigned)(pairs * strips), (unsigned)nats_strip_threads(chunks), 0, *op,
+                   chunks, strips);
 }
 
 // The gradient of softmax at y, an equal share for each token of the chunk. One thread a (token, kv head).

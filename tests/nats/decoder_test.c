@@ -173,6 +173,7 @@ static void expect_same_counts(const variant *v, nats_decoder *a, nats_decoder *
 }
 
 static void check_prefill(const variant *v, nn_device *device, int32_t prompt, uint64_t seed) {
+  int32_t end = test_is_emulated(device) && prompt + 5 < LENGTH ? prompt + 5 : LENGTH;
   fixture f;
   nats_model_config config = config_of(v);
   fixture_open_on(&f, device, &config, 1, 1, 0.3f, seed);
@@ -195,7 +196,7 @@ static void check_prefill(const variant *v, nn_device *device, int32_t prompt, u
     expect_same_lists(v, &f, stepped, filled);
     expect_same_counts(v, stepped, filled);
   }
-  for (int32_t i = prompt; i < LENGTH; i++) { // what was stored is what was computed
+  for (int32_t i = prompt; i < end; i++) { // what was stored is what was computed
     column(batch.tokens, i, tokens);
     MUST(nats_decoder_step(stepped, tokens, a));
     MUST(nats_decoder_step(filled, tokens, b));
@@ -403,31 +404,6 @@ Test(decoder, takes_policies_that_read_attention) {
   nats_decoder_free(small);
   batch_free(&batch);
   fixture_close(&f);
-}
-
-// A mistyped policy on the command line ends with one line that says what there is.
-Test(decoder, refuses_unknown_policies_and_parameters) {
-  static const struct {
-    const char *text, *hint;
-  } cases[] = {
-      {"h3o", "dense, nats, window"},
-      {"window:sinks=4", "window"},
-      {"window:window=x", "whole number"},
-      {"window:window=0", "from 1 to"},
-      {"window:window=99999999999", "whole number"},
-      {"window:", "no parameter"},
-      {"dense:window=3", "no parameter"},
-      {"nats", "attention: nats"},
-      {"window", "window=NUMBER"},
-  };
-  nats_model_config config = small_config();
-  config.window = 0;
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-    nats_policy_choice choice;
-    nn_error_clear();
-    cr_expect_eq(nats_policy_choose(cases[i].text, &config, &choice), NN_ERR_USAGE, "%s", cases[i].text);
-    cr_expect(strstr(nn_error_text(), cases[i].hint), "%s: '%s'", cases[i].text, nn_error_text());
-  }
 }
 
 // Feeding past the announced length would read past the RoPE table; a prompt into a used cache has no

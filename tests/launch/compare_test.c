@@ -344,8 +344,8 @@ static void shell(const char *format, ...) {
 
 static const char long_plan[] = "data: data\n"
                                 "length: 64\n"
-                                "samples: 12\n"
-                                "policies: [streaming, h2o, tova, cam, random, window]\n"
+                                "samples: 6\n"
+                                "policies: [h2o, random, window]\n"
                                 "budgets: [0.3, 0.6]\n"
                                 "match: [nats]\n";
 

@@ -3,13 +3,15 @@
 // then the embedding; from the end of the arena to its start, without holes.
 #include "nats/model_internal.h"
 
-// dx = gradient of the stream by the residual path (NULL at the last norm) + through the norm.
+// dx = gradient of the stream by the residual path (NULL at the last norm) + through the norm. Its sums are
+// the gradient of the bias of the linear that comes next.
 static nn_status norm_backward(nats_model *m, nats_affine at, const nats_norm_acts *acts,
                                const nn_act *dsum) {
   nn_norm op = nats_norm_op(m, at, acts);
   op.dy = m->delta;
   op.dsum = dsum;
   op.dx = m->dx;
+  op.dx_sums = m->index.layers[0].out.bias != NATS_NO_PARAM ? m->dx_sums : NULL;
   return nn_norm_backward(m->device, &op);
 }
 
@@ -27,6 +29,7 @@ static nn_status activation_backward(nats_model *m, int32_t layer, const nn_act 
   const nats_layer_acts *acts = &m->layers[layer];
   nn_linear down = nats_linear_op(m, m->index.layers[layer].down, c->mlp_size, c->width, acts->act);
   down.dy = m->dx;
+  down.dy_sums = m->dx_sums;
   down.dx = m->dact;
   down.gelu_of = c->mlp == NN_MLP_GELU ? acts->up : NULL;
   NN_TRY(nn_linear_backward(m->device, &down));
@@ -88,7 +91,11 @@ static nn_status attention_backward(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   const nats_layer_acts *acts = &m->layers[layer];
   const nats_layer_params *at = &m->index.layers[layer];
-  NN_TRY(linear_backward(m, at->out, nats_query_size(c), c->width, acts->o, m->dx, m->d_o));
+  nn_linear out = nats_linear_op(m, at->out, nats_query_size(c), c->width, acts->o);
+  out.dy = m->dx;
+  out.dy_sums = m->dx_sums;
+  out.dx = m->d_o;
+  NN_TRY(nn_linear_backward(m->device, &out));
   NN_TRY(attention_core_backward(m, layer));
   NN_TRY(linear_backward(m, at->qkv, c->width, nats_qkv_size(c), acts->attention_norm.h, m->dqkv, m->delta));
   if (m->pass.types == NATS_TYPES_SAMPLED)

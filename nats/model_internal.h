@@ -77,6 +77,7 @@ struct nats_model {
   nats_norm_acts final_norm;
   nn_act *delta;    // [N, C] what a block adds to the residual stream; in backward the gradient of a norm's y
   nn_act *dx;       // [N, C] gradient of the residual stream
+  float *dx_sums;   // [C] its sums over the rows
   nn_act *dact;     // [N, F] gradient of `act`, of GELU that of `up`
   nn_act *d_o;      // [N, H D]
   nn_act *dqkv;     // [N, (H + 2 Hk) D]

@@ -124,6 +124,7 @@ static void lay_training_layers(nats_model *m, arena *a, const sizes *s) {
   }
   lay_norm(a, s, &m->final_norm);
   m->dx = m->final_norm.h; // the classifier is done with it when the first gradient of the stream is written
+  m->dx_sums = take(a, m->config.width, sizeof *m->dx_sums);
   // Gradients of the MLP's inside and of attention's inside are never alive at the same time.
   size_t phase = a->used;
   m->dact = take(a, s->rows * s->mlp, s->act);

@@ -48,8 +48,9 @@ typedef struct {
   bool dx_accumulate;   // add to dx instead of overwriting it
   // [N, I] or NULL: x is gelu of this, and dx is to be this one's gradient. Not with dx_accumulate.
   const nn_act *gelu_of;
-  float *dweight; // [O, I] added to; NULL: not wanted
-  float *dbias;   // [O] added to, NULL exactly where bias is NULL
+  const float *dy_sums; // [O] or NULL: sums of dy over the rows, for dbias, where they have been made already
+  float *dweight;       // [O, I] added to; NULL: not wanted
+  float *dbias;         // [O] added to, NULL exactly where bias is NULL
 } nn_linear;
 nn_status nn_linear_forward(nn_device *device, const nn_linear *op);
 nn_status nn_linear_backward(nn_device *device, const nn_linear *op);
@@ -75,6 +76,7 @@ typedef struct {
   const nn_act *dy;     // [N, C]
   const nn_act *dsum;   // [N, C] gradient that reaches `sum` by the residual path, or NULL
   nn_act *dx;           // [N, C] = dsum + the norm's gradient: the gradient of x and of delta; may be dsum
+  float *dx_sums;       // [C] or NULL: sums of dx over the rows; the dy_sums of the linear that made delta
   float *dweight;       // [C] added to
   float *dbias;         // [C] added to, NULL exactly where bias is NULL
 } nn_norm;

@@ -50,7 +50,10 @@ nn_status nn_cpu_linear_backward(nn_device *device, const nn_linear *op) {
                                       .b = op->x,
                                       .add = true,
                                       .c = op->dweight});
-  if (op->dbias != NULL)
+  if (op->dbias != NULL && op->dy_sums != NULL)
+    for (int32_t o = 0; o < op->out; o++)
+      op->dbias[o] += op->dy_sums[o];
+  else if (op->dbias != NULL)
     nn_cpu_add_column_sums(op->rows, op->out, op->dy, op->dbias);
   return NN_OK;
 }

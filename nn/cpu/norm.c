@@ -102,7 +102,7 @@ NN_INLINE row_averages average(const float *s, const float *dy, const float *wei
   return (row_averages){.g = nn_v16_sum(sum_g) / n, .g_xhat = nn_v16_sum(sum_g_xhat) * rstd / n};
 }
 
-// Adds the row's part of dweight and dbias to `partial` [2, width] and writes its dx.
+// Adds the row's part of dweight, dbias and dx_sums to `partial` [3, width] and writes its dx.
 NN_INLINE void backward_row(const nn_norm *op, int64_t row, float *partial, bool layer) {
   int32_t width = op->width;
   int64_t at = row * width;
@@ -110,6 +110,7 @@ NN_INLINE void backward_row(const nn_norm *op, int64_t row, float *partial, bool
   const float *dy = (const float *)op->dy + at, *weight = op->weight;
   const float *dsum = op->dsum != NULL ? (const float *)op->dsum + at : NULL;
   float *dx = (float *)op->dx + at, *dweight = partial, *dbias = partial + width;
+  float *dx_sums = partial + 2 * (int64_t)width;
   float rstd = op->rstd[row], mean = layer ? op->mean[row] : 0.0f;
   row_averages averages = average(s, dy, weight, mean, rstd, width);
   float shift = layer ? averages.g : 0.0f;
@@ -123,6 +124,8 @@ NN_INLINE void backward_row(const nn_norm *op, int64_t row, float *partial, bool
     nn_v16_store_n(dweight + i, nn_v16_load_n(dweight + i, lanes, 0.0f) + d * xhat, lanes);
     if (op->dbias != NULL)
       nn_v16_store_n(dbias + i, nn_v16_load_n(dbias + i, lanes, 0.0f) + d, lanes);
+    if (op->dx_sums != NULL)
+      nn_v16_store_n(dx_sums + i, nn_v16_load_n(dx_sums + i, lanes, 0.0f) + ds, lanes);
   });
 }
 
@@ -139,7 +142,7 @@ NN_CLONES static void layer_backward(const nn_norm *op, nn_range rows, float *pa
 // Every thread sums its rows on its own; the sums are then combined in the order of the threads.
 nn_status nn_cpu_norm_backward(nn_device *device, const nn_norm *op) {
   int threads = nn_range_is_large(op->rows * op->width) ? omp_get_max_threads() : 1;
-  size_t stride = (2 * (size_t)op->width + NN_LANES - 1) / NN_LANES * NN_LANES;
+  size_t stride = (3 * (size_t)op->width + NN_LANES - 1) / NN_LANES * NN_LANES;
   void *workspace;
   NN_TRY(nn_device_workspace(device, (size_t)threads * stride * sizeof(float), &workspace));
   float *partials = workspace; // [threads, stride]
@@ -162,6 +165,8 @@ nn_status nn_cpu_norm_backward(nn_device *device, const nn_norm *op) {
       op->dweight[i] += partial[i];
     for (int32_t i = 0; op->dbias != NULL && i < op->width; i++)
       op->dbias[i] += partial[op->width + i];
+    for (int32_t i = 0; op->dx_sums != NULL && i < op->width; i++)
+      op->dx_sums[i] = (thread > 0 ? op->dx_sums[i] : 0.0f) + partial[2 * (int64_t)op->width + i];
   }
   return NN_OK;
 }

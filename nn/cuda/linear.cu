@@ -85,6 +85,8 @@ static nn_status multiply_dweight(nn_device *device, const nn_linear *op) {
 }
 
 static nn_status add_dbias(nn_device *device, const nn_linear *op) {
+  if (op->dy_sums != NULL)
+    return nn_cuda_add_slabs(device, 1, op->out, op->dy_sums, op->dbias);
   void *partial;
   NN_TRY(nn_device_workspace(device, nn_cuda_column_sums_bytes(device, op->rows, op->out), &partial));
   return nn_cuda_add_column_sums(device, op->rows, op->out, op->dy, static_cast<float *>(partial), op->dbias);

@@ -102,8 +102,9 @@ __global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
 //
 // With xhat = (s - mean) rstd and g = dy weight, both averages over the row:
 //   ds = rstd (g - [LayerNorm: average(g)] - xhat average(g xhat))
-// A team takes every so-manieth row and sums dweight = dy xhat and dbias = dy of its columns in registers; a
-// block then adds up its teams in order and leaves one partial sum, and nn_norm_add_partials adds those.
+// A team takes every so-manieth row and sums dweight = dy xhat, dbias = dy and dx of its columns in
+// registers; a block then adds up its teams in order and leaves one partial sum, and nn_norm_add_partials
+// adds those.
 
 // The teams of a block add their sums to `total` [C] one after another.
 template <int N, int PACKS, int TEAM>
@@ -129,14 +130,14 @@ static constexpr int resident_blocks(int elements) {
   return elements <= 8 ? 6 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
 }
 
-// partials [blocks, 2, C]: dweight and dbias over the block's rows.
+// partials [blocks, 3, C]: dweight, dbias and dx_sums over the block's rows.
 template <typename T, int N, int PACKS, int TEAM, bool LAYER>
 __global__ static void __launch_bounds__(BLOCK, resident_blocks(PACKS *N))
     backward_rows(nn_norm op, float *partials) {
   NN_DYNAMIC_SHARED(float, total); // [C]
   const T *all_s = static_cast<const T *>(op.delta != NULL ? op.sum : op.x);
   const T *weight = static_cast<const T *>(op.weight);
-  float dweight[PACKS][N] = {}, dbias[PACKS][N] = {};
+  float dweight[PACKS][N] = {}, dbias[PACKS][N] = {}, dx_sums[PACKS][N] = {};
   int64_t teams = (int64_t)gridDim.x * (BLOCK / TEAM);
   for (int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM; row < op.rows; row += teams) {
     int64_t at = row * op.width;
@@ -184,22 +185,25 @@ __global__ static void __launch_bounds__(BLOCK, resident_blocks(PACKS *N))
       nn_unpack(s[i], value);
       nn_unpack(dy[i], d);
       nn_load_floats(weight + column, w);
-      if (dsum != NULL)
-        nn_unpack(residual[i], before);
+      nn_unpack(residual[i], before); // zeros without dsum
 #pragma unroll
       for (int j = 0; j < N; j++) {
         float ds = rstd * (d[j] * w[j] - average_g - (value[j] - mean) * rstd * average_g_xhat);
-        d[j] = dsum != NULL ? before[j] + ds : ds;
+        d[j] = before[j] + ds;
+        dx_sums[i][j] += d[j];
       }
       nn_store_floats(static_cast<T *>(op.dx) + at + column, d);
     }
   }
-  for (int which = 0; which < 2; which++) {
-    float *partial = partials + (2 * (int64_t)blockIdx.x + which) * op.width;
-    if (which == 0)
+  const int wanted = op.dx_sums != NULL ? NORM_SUMS : NORM_DX_SUMS;
+  for (int which = 0; which < wanted; which++) {
+    float *partial = partials + (NORM_SUMS * (int64_t)blockIdx.x + which) * op.width;
+    if (which == NORM_DWEIGHT)
       add_teams<N, PACKS, TEAM>(dweight, total, op.width);
-    else
+    else if (which == NORM_DBIAS)
       add_teams<N, PACKS, TEAM>(dbias, total, op.width);
+    else
+      add_teams<N, PACKS, TEAM>(dx_sums, total, op.width);
     for (int32_t c = (int32_t)threadIdx.x; c < op.width; c += BLOCK)
       partial[c] = total[c];
     __syncthreads();

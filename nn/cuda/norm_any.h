@@ -1,6 +1,6 @@
 // Norms of rows of any width, and what all widths share: sums over a block, and adding up partial sums of
-// dweight and dbias. A block takes a row and reads it once per pass over it; after the first time it comes
-// from the cache.
+// dweight, dbias and dx_sums. A block takes a row and reads it once per pass over it; after the first time it
+// comes from the cache.
 #pragma once
 
 #include "nn/cuda/kernel.h"
@@ -25,13 +25,16 @@ template <int COUNT> __device__ static inline float nn_norm_block_sum(float x) {
 
 enum { ADD_COLUMNS = 32, ADD_ROWS = 32 };
 
-// Adds partials [parts, 2, C] to dweight and dbias. A block takes ADD_COLUMNS of the 2 C columns; thread
-// (c, r) sums parts r, r + ADD_ROWS, ..., then the first row of threads sums those in order.
+// Which sums a block leaves.
+enum { NORM_DWEIGHT, NORM_DBIAS, NORM_DX_SUMS, NORM_SUMS };
+
+// Adds partials [parts, 3, C] to dweight and dbias, and makes dx_sums. A block takes ADD_COLUMNS of the 3 C
+// columns; thread (c, r) sums parts r, r + ADD_ROWS, ..., then the first row of threads sums those in order.
 __global__ static void __launch_bounds__(ADD_COLUMNS *ADD_ROWS)
-    nn_norm_add_kernel(const float *partials, int64_t parts, int32_t width, float *dweight, float *dbias) {
+    nn_norm_add_kernel(nn_norm op, const float *partials, int64_t parts) {
   __shared__ float sums[ADD_ROWS][ADD_COLUMNS];
   int c = (int)threadIdx.x % ADD_COLUMNS, r = (int)threadIdx.x / ADD_COLUMNS;
-  int64_t column = (int64_t)blockIdx.x * ADD_COLUMNS + c, columns = 2 * (int64_t)width;
+  int64_t column = (int64_t)blockIdx.x * ADD_COLUMNS + c, columns = NORM_SUMS * (int64_t)op.width;
   float sum = 0.0f;
 #pragma unroll 8
   for (int64_t part = r; part < parts; part += ADD_ROWS)
@@ -42,25 +45,30 @@ __global__ static void __launch_bounds__(ADD_COLUMNS *ADD_ROWS)
     return;
   for (int other = 1; other < ADD_ROWS; other++)
     sum += sums[other][c];
-  if (column < width)
-    dweight[column] += sum;
-  else if (dbias != NULL)
-    dbias[column - width] += sum;
+  const int which = (int)(column / op.width);
+  column -= which * (int64_t)op.width;
+  if (which == NORM_DWEIGHT)
+    op.dweight[column] += sum;
+  else if (which == NORM_DBIAS && op.dbias != NULL)
+    op.dbias[column] += sum;
+  else if (which == NORM_DX_SUMS && op.dx_sums != NULL)
+    op.dx_sums[column] = sum;
 }
 
 static inline nn_status nn_norm_take_partials(nn_device *device, const nn_norm *op, int64_t parts,
                                               float **partials) {
   void *workspace;
-  NN_TRY(nn_device_workspace(device, (size_t)(parts * 2 * op->width) * sizeof(float), &workspace));
+  NN_TRY(nn_device_workspace(device, (size_t)(parts * NORM_SUMS * op->width) * sizeof(float), &workspace));
   *partials = static_cast<float *>(workspace);
   return NN_OK;
 }
 
 static inline nn_status nn_norm_add_partials(nn_device *device, const nn_norm *op, const float *partials,
                                              int64_t parts) {
-  int64_t columns = (op->dbias != NULL ? 2 : 1) * (int64_t)op->width;
+  int wanted = op->dx_sums != NULL ? NORM_SUMS : op->dbias != NULL ? NORM_DX_SUMS : NORM_DBIAS;
+  int64_t columns = wanted * (int64_t)op->width;
   return NN_LAUNCH(device, nn_norm_add_kernel, dim3((unsigned)nn_ceil_div(columns, (int64_t)ADD_COLUMNS)),
-                   dim3(ADD_COLUMNS * ADD_ROWS), 0, partials, parts, op->width, op->dweight, op->dbias);
+                   dim3(ADD_COLUMNS * ADD_ROWS), 0, *op, partials, parts);
 }
 
 // ---- forward
@@ -106,16 +114,17 @@ template <typename T> static nn_status nn_norm_forward_any(nn_device *device, co
   return NN_LAUNCH(device, nn_norm_forward_any_kernel<T>, dim3((unsigned)op->rows), dim3(NORM_BLOCK), 0, *op);
 }
 
-// ---- backward: a block takes neighbouring rows, and dweight and dbias of one column belong to one thread
+// ---- backward: a block takes neighbouring rows, and the sums of one column belong to one thread
 
 template <typename T>
 __global__ static void nn_norm_backward_any_kernel(nn_norm op, int64_t rows_each, float *partials) {
   const T *weight = static_cast<const T *>(op.weight);
   bool layer = op.kind == NN_NORM_LAYER;
-  float *dweight = partials + 2 * (int64_t)blockIdx.x * op.width, *dbias = dweight + op.width;
+  float *dweight = partials + NORM_SUMS * (int64_t)blockIdx.x * op.width;
+  float *dbias = dweight + op.width, *dx_sums = dbias + op.width;
   int64_t begin = (int64_t)blockIdx.x * rows_each, end = begin + rows_each;
   for (int32_t c = (int32_t)threadIdx.x; c < op.width; c += NORM_BLOCK)
-    dweight[c] = dbias[c] = 0.0f;
+    dweight[c] = dbias[c] = dx_sums[c] = 0.0f;
   for (int64_t row = begin; row < end && row < op.rows; row++) {
     const T *s = static_cast<const T *>(op.delta != NULL ? op.sum : op.x) + row * op.width;
     const T *dy = static_cast<const T *>(op.dy) + row * op.width;
@@ -136,6 +145,7 @@ __global__ static void nn_norm_backward_any_kernel(nn_norm op, int64_t rows_each
       if (op.dsum != NULL)
         ds += nn_load(static_cast<const T *>(op.dsum) + row * op.width + c);
       nn_store(dx + c, ds);
+      dx_sums[c] += ds;
     }
   }
 }

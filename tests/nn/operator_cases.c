@@ -122,7 +122,7 @@ static nn_status to_gelu_forward(const operator_case *c) {
 
 const operator_functions LINEAR_TO_GELU = {to_gelu_build, to_gelu_reference, to_gelu_forward, NULL};
 
-// Of x = gelu(before), whose gradient goes to `before`.
+// Of x = gelu(before), whose gradient goes to `before`; with the sums for dbias given.
 static void of_gelu_build(operator_case *c) {
   const operator_row *row = c->row;
   const int64_t count = (int64_t)row->rows * row->width;
@@ -132,6 +132,7 @@ static void of_gelu_build(operator_case *c) {
   if (row->bias)
     add_input(c, "bias", TENSOR_ACT, row->more, 1.0, GRADIENT_PARAMETER);
   add_output(c, "y", TENSOR_ACT, (int64_t)row->rows * row->more);
+  add_input(c, "dy_sums", TENSOR_F32, row->more, 0.0, GRADIENT_NONE); // room
 }
 
 static void of_gelu_reference(const operator_case *c) {
@@ -151,8 +152,22 @@ static nn_status of_gelu_forward(const operator_case *c) {
   return nn_linear_forward(c->device, &op);
 }
 
+// Sums of dy as another operator would have left them.
+static nn_status upload_sums(const operator_case *c) {
+  const double *dy = find(c, "y")->slope;
+  for (int64_t o = 0; o < c->row->more; o++) {
+    float sum = 0;
+    for (int64_t n = 0; n < c->row->rows; n++)
+      sum += (float)dy[n * c->row->more + o];
+    NN_TRY(nn_device_upload(c->device, (float *)memory(c, "dy_sums") + o, &sum, sizeof sum));
+  }
+  return NN_OK;
+}
+
 static nn_status of_gelu_backward(const operator_case *c) {
   nn_linear op = linear_op(c);
+  NN_TRY(upload_sums(c));
+  op.dy_sums = memory(c, "dy_sums");
   op.gelu_of = memory(c, "before");
   op.dx = slope_memory(c, "before");
   return nn_linear_backward(c->device, &op);
@@ -189,6 +204,7 @@ static void norm_build(operator_case *c) {
   if (row->residual) {
     add_input(c, "delta", TENSOR_ACT, count, 1.0, GRADIENT_NONE); // its gradient is that of x
     add_output(c, "sum", TENSOR_ACT, count);
+    add_input(c, "shift", TENSOR_F32, row->width, 0.0, GRADIENT_WRITTEN); // of all rows of delta: dx_sums
   }
   add_input(c, "weight", TENSOR_ACT, row->width, 1.0, GRADIENT_PARAMETER);
   if (row->bias)
@@ -202,13 +218,13 @@ static const double NORM_EPS = 1e-3; // large enough to be noticed
 
 static void norm_reference(const operator_case *c) {
   const double *x = values(c, "x"), *delta = values(c, "delta");
-  const double *weight = values(c, "weight"), *bias = values(c, "bias");
+  const double *weight = values(c, "weight"), *bias = values(c, "bias"), *shift = values(c, "shift");
   double *sum = values(c, "sum"), *y = values(c, "y");
   int32_t width = c->row->width;
   for (int64_t n = 0; n < c->row->rows; n++) {
     double mean = 0.0, square = 0.0;
     for (int64_t i = n * width; i < (n + 1) * width; i++) {
-      double s = x[i] + (delta != NULL ? delta[i] : 0.0);
+      double s = x[i] + (delta != NULL ? delta[i] + shift[i % width] : 0.0);
       if (sum != NULL)
         sum[i] = s;
       mean += s / width;
@@ -240,6 +256,7 @@ static nn_norm norm_op(const operator_case *c) {
                    .dy = slope_memory(c, "y"),
                    .dsum = slope_memory(c, "sum"),
                    .dx = slope_memory(c, "x"),
+                   .dx_sums = slope_memory(c, "shift"),
                    .dweight = slope_memory(c, "weight"),
                    .dbias = slope_memory(c, "bias")};
 }

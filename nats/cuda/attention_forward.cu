@@ -6,65 +6,21 @@
 // Tiles of 64 keys come in by asynchronous copies, one tile ahead; their positions come two tiles ahead.
 // Softmax goes on by 32 keys a time, so that scores take few registers and (D = 64) three thread blocks share
 // a multiprocessor: while some compute products, the others' exponentials fill the gaps.
-#include "nats/cuda/attention.h"
+#include "nats/cuda/attention_forward.h"
 #include "nats/cuda/fragments.h"
 
 enum { WARPS = 4, THREADS = WARPS * NN_WARP, BANDS = 2, WARP_ROWS = 16 * BANDS, ROWS = WARPS * WARP_ROWS };
 enum { KEYS = 64, STEP = 32 }; // of a tile, and of a step of the softmax
-enum { SLACK = 8 };            // log2 of how far weights may exceed 1
 static_assert(THREADS == 2 * KEYS, "a thread brings the position or the expiry of one key");
 
-// The rows that see the keys of a tile: from the position to the expiry of each.
-typedef struct {
-  int32_t position[KEYS], expiry[KEYS];
-} key_rows;
-enum { NO_KEY = INT32_MAX }; // a position
-
-// The keys that a block of rows can see, as one sequence: a range of each class after the other.
-typedef struct {
-  const int32_t *key, *until;      // of the pair
-  int32_t shift[NATS_KEY_CLASSES]; // from the number in the sequence to the index in the lists
-  int32_t end[NATS_KEY_CLASSES];   // of the class in the sequence
-} visible_keys;
+typedef nats_tile_keys<KEYS> key_rows;
 
 template <int D> struct shared_tiles {
   nn_bf16 q[ROWS * D]; // in the end: o
   nn_bf16 k[2][KEYS * D], v[2][KEYS * D];
   key_rows keys[3];
-  visible_keys visible; // registers are scarce
+  nats_visible_keys visible; // registers are scarce
 };
-
-__device__ static visible_keys visible_to(const nats_cuda_attention &a, int64_t pair, int32_t row) {
-  const int32_t first = row / NATS_RANGE_ROWS, beyond = first + ROWS / NATS_RANGE_ROWS;
-  const int32_t last = (beyond < a.lists.blocks ? beyond : a.lists.blocks) - 1;
-  const int64_t blocks = pair * a.lists.blocks;
-  visible_keys keys = {a.lists.key + pair * a.length, a.lists.until + pair * a.length, {}, {}};
-  int32_t count = 0;
-#pragma unroll
-  for (int c = 0; c < NATS_KEY_CLASSES; c++) {
-    const int32_t begin = a.lists.first[(blocks + first) * NATS_KEY_CLASSES + c];
-    keys.shift[c] = begin - count;
-    count += a.lists.end[(blocks + last) * NATS_KEY_CLASSES + c] - begin;
-    keys.end[c] = count;
-  }
-  return keys;
-}
-
-// One thread's share of the key_rows of a tile: the position or the expiry of one key.
-__device__ static inline int32_t share_of(const visible_keys &keys, int32_t tile) {
-  const bool expiries = threadIdx.x >= KEYS;
-  const int32_t number = tile * KEYS + (int32_t)(threadIdx.x % KEYS);
-  if (number >= keys.end[2])
-    return expiries ? -1 : NO_KEY;
-  const int32_t shift = number < keys.end[0]   ? keys.shift[0]
-                        : number < keys.end[1] ? keys.shift[1]
-                                               : keys.shift[2];
-  return __ldg((expiries ? keys.until : keys.key) + number + shift);
-}
-__device__ static inline void store_share(key_rows &rows, int32_t share) {
-  int32_t *to = threadIdx.x >= KEYS ? rows.expiry : rows.position;
-  to[threadIdx.x % KEYS] = share;
-}
 
 // Every warp copies the queries that it will read; zeros past the last row. `head` is where the first query
 // of the sequence's head lies.
@@ -90,7 +46,7 @@ __device__ static void load_keys(const nats_cuda_attention &a, uint32_t token, i
   for (int i = 0; i < KEYS * (D / 8) / THREADS; i++) {
     const int key = first + i * (THREADS / (D / 8));
     const int32_t position = positions[key];
-    const bool valid = position != NO_KEY;
+    const bool valid = position != NATS_NO_KEY;
     const uint64_t row = token + (valid ? (uint32_t)position : 0), at = row * (uint32_t)a.token_stride;
     nats_copy16(k + nats_piece<D>(key, piece), (const nn_bf16 *)a.k + at + kv_head * D + piece * 8, valid);
     nats_copy16(v + nats_piece<D>(key, piece), (const nn_bf16 *)a.v + at + kv_head * D + piece * 8, valid);
@@ -120,7 +76,7 @@ template <int D> __device__ static void begin_rows(row_state<D> &state, int32_t 
       nats_fragment_a<D>(state.q[band][step], q, 16 * band, step);
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      state.bias[band][half] = -1e30f, state.sum[band][half] = 0;
+      state.bias[band][half] = NATS_NO_WEIGHTS_YET, state.sum[band][half] = 0;
 #pragma unroll
     for (int piece = 0; piece < D / 8; piece++)
 #pragma unroll
@@ -193,8 +149,9 @@ template <int D> __device__ static void raise(row_state<D> &state, const float l
       float bias = largest[band][half]; // over the four lanes of the row
       bias = fmaxf(bias, __shfl_xor_sync(0xffffffffu, bias, 1));
       bias = fmaxf(bias, __shfl_xor_sync(0xffffffffu, bias, 2));
-      if (!(bias > state.bias[band][half] + SLACK)) // another row's keys, which this one may not even see,
-        bias = state.bias[band][half];              // must not change its rounding
+      if (!(bias > state.bias[band][half] +
+                       NATS_WEIGHT_SLACK)) // another row's keys, which this one may not even see,
+        bias = state.bias[band][half];     // must not change its rounding
       const float factor = nats_exp2(state.bias[band][half] - bias);
       state.bias[band][half] = bias;
       state.sum[band][half] *= factor;
@@ -206,8 +163,8 @@ template <int D> __device__ static void raise(row_state<D> &state, const float l
     }
 }
 
-// Weights are relative to an earlier largest score as long as none exceeds 2^SLACK: dividing by their sum
-// makes up for it, and the weighted values have to be scaled again in very few steps.
+// Weights are relative to an earlier largest score as long as none exceeds 2^NATS_WEIGHT_SLACK: dividing by
+// their sum makes up for it, and the weighted values have to be scaled again in very few steps.
 template <int D>
 __device__ static inline void follow_largest(row_state<D> &state, const step_scores scores,
                                              float log2_scale) {
@@ -222,7 +179,7 @@ __device__ static inline void follow_largest(row_state<D> &state, const step_sco
       for (int n = 0; n < STEP / 8; n++)
         top = fmaxf(top, fmaxf(scores[band][n][2 * half], scores[band][n][2 * half + 1]));
       largest[band][half] = top * log2_scale;
-      exceeds |= largest[band][half] > state.bias[band][half] + SLACK;
+      exceeds |= largest[band][half] > state.bias[band][half] + NATS_WEIGHT_SLACK;
     }
   if (__any_sync(0xffffffffu, exceeds))
     raise(state, largest);
@@ -331,10 +288,10 @@ __global__ static void __launch_bounds__(THREADS, D == 64 ? 3 : 2) forward(nats_
   load_queries<D>(a, token * a.token_stride + (int64_t)head * D, row, tiles.q);
   nats_copy_commit();
   if (thread == 0)
-    tiles.visible = visible_to(a, (int64_t)batch * a.kv_heads + kv_head, row);
+    tiles.visible = nats_visible_to<ROWS>(a, (int64_t)batch * a.kv_heads + kv_head, row);
   __syncthreads();
   for (int tile = 0; tile < 2; tile++)
-    store_share(tiles.keys[tile], share_of(tiles.visible, tile));
+    nats_store_share(tiles.keys[tile], nats_key_share<KEYS>(tiles.visible, tile));
   __syncthreads();
   load_keys<D>(a, token, kv_head, tiles.keys[0].position, tiles.k[0], tiles.v[0]);
   nats_copy_commit();
@@ -349,14 +306,14 @@ __global__ static void __launch_bounds__(THREADS, D == 64 ? 3 : 2) forward(nats_
   for (int32_t tile = 0;; tile++) {
     nats_copy_wait<0>();
     __syncthreads(); // the tile is complete, and the one before it has been read
-    if (tiles.keys[slot].position[0] == NO_KEY)
+    if (tiles.keys[slot].position[0] == NATS_NO_KEY)
       break;
     const int next = slot == 2 ? 0 : slot + 1, after_next = next == 2 ? 0 : next + 1, even = tile % 2;
     load_keys<D>(a, token, kv_head, tiles.keys[next].position, tiles.k[1 - even], tiles.v[1 - even]);
     nats_copy_commit();
-    const int32_t share = share_of(tiles.visible, tile + 2);
+    const int32_t share = nats_key_share<KEYS>(tiles.visible, tile + 2);
     attend(state, tiles.q + own * D, tiles.k[even], tiles.v[even], tiles.keys[slot], last_row, log2_scale);
-    store_share(tiles.keys[after_next], share);
+    nats_store_share(tiles.keys[after_next], share);
     slot = next;
   }
   finish_rows(state, a, batch, head, tiles.q + own * D);
@@ -368,6 +325,8 @@ bool nats_cuda_has_tiles(const nn_device *device, int32_t head_size) {
 
 nn_status nats_cuda_forward_tiles(nn_device *device, const nats_cuda_attention *a) {
   const dim3 grid((unsigned)nn_ceil_div(a->length, (int32_t)ROWS), (unsigned)a->heads, (unsigned)a->batch);
+  if (a->head_size == 64 && nn_cuda_has_hopper_code(device))
+    return nats_cuda_forward_hopper(device, a);
   return a->head_size == 64 ? NN_LAUNCH(device, forward<64>, grid, THREADS, sizeof(shared_tiles<64>), *a)
                             : NN_LAUNCH(device, forward<128>, grid, THREADS, sizeof(shared_tiles<128>), *a);
 }

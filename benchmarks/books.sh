@@ -16,7 +16,7 @@ vocabulary=8192 settings=(model.vocab=0 eval.every=0 eval.samples=64 checkpoint.
   optimizer.lr=0.001 optimizer.lr_min=0.0001 nats.type_warmup=0.3 nats.lambda_ramp=0.2)
 case $size in
 mini)
-  settings+=(model.width=512 model.layers=8 model.heads=8 train.steps=1800 train.batch=32 train.micro_batch=32
+  settings+=(model.width=512 model.layers=8 model.heads=8 train.steps=1500 train.batch=32 train.micro_batch=32
     optimizer.warmup=100)
   length=1024 samples=64 batch=64
   ;;

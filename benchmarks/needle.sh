@@ -11,7 +11,7 @@ length=${LENGTH:-1024} out=${OUT:-$natsformer_root/runs/needle}
 
 train() { # NAME SETTINGS...
   run "training $1" train "$natsformer_root/configs/mqar.yaml" run="$out/$1" data.path="$out/data" \
-    train.length="$length" train.steps=2000 model.window=16 model.rope_theta=10000 eval.every=0 checkpoint.every=0 \
+    train.length="$length" train.steps=2500 model.window=16 model.rope_theta=10000 eval.every=0 checkpoint.every=0 \
     "${@:2}" "${train_settings[@]}"
 }
 

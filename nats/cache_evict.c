@@ -95,10 +95,14 @@ static nats_list_change ask(nats_cache *cache, nats_policy_hook hook, const nats
 
 // ---- all lists
 
+// A guess, in slots, at what a hook looks at in a list where it does not read the weights of all of them.
+enum { HOOK_SLOTS = 64 };
+
 // Lists [first, first + count), at the same time.
 static void ask_some(nats_cache *cache, nats_policy_hook hook, nats_cache_seen seen, int64_t first,
                      int64_t count) {
-#pragma omp parallel for schedule(static) if (nn_range_is_large(count * cache->slot_stride))
+  int64_t work = count * (seen.weights ? cache->longest : HOOK_SLOTS);
+#pragma omp parallel for schedule(static) if (nn_range_is_large(work))
   for (int64_t n = 0; n < count; n++) {
     int64_t i = first + n;
     nats_policy_list *tokens = &cache->lists[i].tokens;

@@ -8,34 +8,32 @@
 
 enum { WINDOW };
 
-enum { BLOCK = 64 }; // slots
+// What a list remembers: sums of logits of the unfinished chunk, by type, and how many slots at its start
+// hold global tokens. These stay where they are, so nobody has to look at them again: most tokens of a list,
+// where most tokens of a text die early.
+enum { SETTLED = NATS_TYPES, STATE_SIZE };
 
-// Whether one of BLOCK positions is in [first, first + count).
-static bool block_has(const int32_t *position, int32_t first, int32_t count) {
-  bool found = false;
-  for (int32_t i = 0; i < BLOCK; i++)
-    found |= (uint32_t)position[i] - (uint32_t)first < (uint32_t)count;
-  return found;
+enum { MOST_SETTLED = 1 << 24 }; // a float counts so far
+
+static int32_t settle(nats_policy_list *list) {
+  int32_t settled = (int32_t)list->state[SETTLED];
+  while (settled < list->length && settled < MOST_SETTLED && list->type[settled] == NATS_GLOBAL)
+    settled++;
+  list->state[SETTLED] = (float)settled;
+  return settled;
 }
 
 // Asked at every position, so what expires now is one chunk, if it is of window tokens: that whose last row
 // was the one before. Runs before anything is appended, so every typed chunk is complete.
 static int32_t before(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
   int64_t first = (int64_t)step->position - step->parameter[WINDOW] - step->chunk;
-  int32_t count = 0, slot = 0;
+  int32_t count = 0;
   if (first < 0 || first % step->chunk != 0)
     return 0;
-  while (slot < list->length) {
-    if (slot % BLOCK == 0 && list->length - slot >= BLOCK &&
-        !block_has(list->position + slot, (int32_t)first, step->chunk)) {
-      slot += BLOCK;
-      continue;
-    }
+  for (int32_t slot = settle(list); slot < list->length; slot++)
     if (list->type[slot] == NATS_WINDOW && list->position[slot] >= first &&
         list->position[slot] < first + step->chunk)
       drop[count++] = slot;
-    slot++;
-  }
   return count;
 }
 
@@ -65,7 +63,7 @@ static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32
     return 0;
   }
   int32_t count = 0;
-  for (int32_t slot = 0; slot < list->length; slot++) {
+  for (int32_t slot = settle(list); slot < list->length; slot++) {
     if (list->type[slot] == NATS_UNTYPED)
       list->type[slot] = type;
     else if (type == NATS_GLOBAL && list->type[slot] == NATS_LOCAL)
@@ -138,7 +136,7 @@ const nats_policy nats_policy_nats = {
                     .help = "W: positions that a window token stays visible after its chunk",
                     .least = 1}},
     .needs_scorer = true,
-    .state_size = NATS_TYPES,
+    .state_size = STATE_SIZE,
     .mask = NATS_ATTENTION_NATS,
     .before = before,
     .after = after,

@@ -30,10 +30,11 @@ static int32_t before(const nats_policy_step *step, nats_policy_list *list, int3
   int32_t count = 0;
   if (first < 0 || first % step->chunk != 0)
     return 0;
-  for (int32_t slot = settle(list); slot < list->length; slot++)
-    if (list->type[slot] == NATS_WINDOW && list->position[slot] >= first &&
-        list->position[slot] < first + step->chunk)
+  for (int32_t slot = settle(list); slot < list->length; slot++) {
+    int64_t ahead = list->position[slot] - first; // asked first: it is hardly ever so
+    if (ahead >= 0 && ahead < step->chunk && list->type[slot] == NATS_WINDOW)
       drop[count++] = slot;
+  }
   return count;
 }
 

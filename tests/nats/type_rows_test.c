@@ -7,7 +7,7 @@
 
 #include "../nn/fresh_seed.h"
 
-// 5 blocks of 64 rows, of which 2 are drawn.
+// 5 blocks of 64 rows, of which 2 are drawn; 3 blocks where every pair costs a thousand times as much.
 static const attention_spec SPEC = {.name = "rows",
                                     .batch = 1,
                                     .length = 300,
@@ -26,6 +26,8 @@ static attention_spec spec_for(const nn_device *device) {
   attention_spec spec = SPEC;
   if (test_is_bf16(device))
     spec.head_size = 64;
+  if (test_is_emulated(device))
+    spec.length = 180;
   return spec;
 }
 
@@ -54,6 +56,8 @@ static const float *whole_gradient(const attention_case *c) {
 // What breaks: a run with sampled rows learns types of another loss than one without.
 DEVICE_TEST(type_rows, the_mean_over_draws_is_the_whole_gradient) {
   for (int chunk = 1; chunk <= 3; chunk += 2) {
+    if (test_is_emulated(device) && (chunk == 3) != test_is_bf16(device))
+      continue; // one of them in each compute type
     attention_spec spec = spec_for(device);
     spec.chunk = chunk;
     const uint64_t seed = fresh_seed();
@@ -136,7 +140,8 @@ DEVICE_TEST(type_rows, layers_and_steps_draw_differently) {
   const size_t bytes = (size_t)entries(&c) * sizeof(float);
   const float *first = c.dtypes;
   bool by_layer = false, by_step = false;
-  for (int i = 1; i <= 20; i++) { // 10 pairs of blocks: the same 20 times in a row has a chance of 1e-20
+  // 10 pairs of blocks, or 3 blocks: the same 20 times in a row has a chance of 3e-10 at most
+  for (int i = 1; i <= 20 && !(by_layer && by_step); i++) {
     c.op.layer = i;
     c.op.step = 0;
     MUST(nats_attention_backward(c.device, &c.op));

@@ -28,8 +28,9 @@ typedef struct {
   nats_hidden_bounds keys[KEYS];
   // registers are scarce
   nats_hidden_tile tile;
-  float hidden_weight;      // of all drawn blocks
-  const float *lse, *delta; // of row 0
+  float hidden_weight;    // of all drawn blocks
+  const nn_bf16 *q, *d_o; // of row 0 and the query head
+  const float *lse, *delta;
 } hidden_shared;
 
 // The thread's keys: 64 of a warpgroup as operand a, and the sums of keys r and r + 8 of the warp's sixteen,
@@ -117,7 +118,8 @@ __device__ static __forceinline__ void visit(const hidden_shared &shared, int sl
   add_up<BOUNDED>(scores, products, shared.starts[slot].delta, shared.row[slot], keys, own);
 }
 
-// K and V of the tile's keys by way of the ring; zeros past the last key. `group` has the keys from 64 group.
+// K and V of the tile's keys by way of the ring; zeros past the last key. `first` is the warp's
+// first.
 __device__ static __forceinline__ void load_keys(const nats_cuda_attention &a, const nats_hidden_tile &tile,
                                                  int first, hidden_shared &shared, own_keys &own) {
   nn_bf16 *k = shared.slot[0][0], *v = k + KEYS * D;
@@ -144,23 +146,19 @@ __device__ static __forceinline__ void load_keys(const nats_cuda_attention &a, c
 
 // A thread's part in bringing rows.
 typedef struct {
-  const char *q, *d_o; // its piece of row 0
-  int32_t block;       // to bring next
-  float start;         // lse or do . o of one row of the block brought last; threads past 2 ROWS have none
+  int32_t block; // to bring next
+  float start;   // lse or do . o of one row of the block brought last; threads past 2 ROWS have none
 } row_source;
 
-__device__ static __forceinline__ row_source find_rows(const nats_cuda_attention &a,
-                                                       const nats_hidden_tile &tile, int32_t block,
-                                                       hidden_shared &shared) {
-  const int64_t token = (int64_t)tile.sequence * a.length, column = tile.head * D + threadIdx.x % (D / 8) * 8;
-  if (threadIdx.x == 0) {
-    const int64_t row = ((int64_t)tile.sequence * a.heads + tile.head) * a.length;
-    shared.lse = a.lse + row;
-    shared.delta = a.delta + row;
-  }
-  __syncthreads();
-  return {(const char *)((const nn_bf16 *)a.q + token * a.token_stride + column),
-          (const char *)((const nn_bf16 *)a.d_o + token * a.heads * D + column), block, 0};
+// Where the rows of the tile's query head lie, by one thread for all.
+__device__ static __forceinline__ void find_rows(const nats_cuda_attention &a, const nats_hidden_tile &tile,
+                                                 hidden_shared &shared) {
+  const int64_t token = (int64_t)tile.sequence * a.length, column = tile.head * D;
+  const int64_t head = ((int64_t)tile.sequence * a.heads + tile.head) * a.length;
+  shared.q = (const nn_bf16 *)a.q + token * a.token_stride + column;
+  shared.d_o = (const nn_bf16 *)a.d_o + token * a.heads * D + column;
+  shared.lse = a.lse + head;
+  shared.delta = a.delta + head;
 }
 
 // Starts copying the next block of rows, if there is one; zeros past the last row.
@@ -174,15 +172,15 @@ __device__ static __forceinline__ void fetch(const nats_cuda_attention &a, row_s
     from.start = row < a.length ? (threadIdx.x < ROWS ? shared.lse : shared.delta)[row] : 0;
   }
   if (i < a.length) {
-    const int first = threadIdx.x / (D / 8);
-    nn_bf16 *to = shared.slot[slot][0] + nats_piece<D>(first, threadIdx.x % (D / 8));
+    const int first = threadIdx.x / (D / 8), piece = threadIdx.x % (D / 8);
+    const nn_bf16 *q = shared.q + 8 * piece, *d_o = shared.d_o + 8 * piece;
+    nn_bf16 *to = shared.slot[slot][0] + nats_piece<D>(first, piece);
 #pragma unroll
     for (int pass = 0; pass < ROWS / PASS; pass++) { // PASS is a multiple of 8: pieces keep their places
-      const uint32_t row = i + first + pass * PASS, q_bytes = (uint32_t)a.token_stride * sizeof(nn_bf16);
+      const uint32_t row = i + first + pass * PASS;
       const bool valid = row < (uint32_t)a.length;
-      nats_copy16(to + pass * PASS * D, from.q + (uint64_t)row * q_bytes, valid);
-      nats_copy16(to + (ROWS + pass * PASS) * D, from.d_o + (uint64_t)row * (a.heads * D * sizeof(nn_bf16)),
-                  valid);
+      nats_copy16(to + pass * PASS * D, q + (uint64_t)row * (uint32_t)a.token_stride, valid);
+      nats_copy16(to + (ROWS + pass * PASS) * D, d_o + (uint64_t)row * (uint32_t)(a.heads * D), valid);
     }
     from.block = nats_hidden_drawn<ROWS>(a, from.block + 1);
   }
@@ -256,8 +254,10 @@ __global__ __launch_bounds__(THREADS, 2) static void hidden_hopper(nats_cuda_att
   if (tile.count <= 0)
     return;
   nats_hidden_load_bounds(a, tile, shared.keys);
-  if (threadIdx.x == 0)
+  if (threadIdx.x == 0) {
     shared.tile = tile;
+    find_rows(a, tile, shared);
+  }
   __syncthreads();
   // Later keys are hidden from fewer rows: in every other thread block the other warpgroup has them.
   const int group = (threadIdx.x / GROUP + blockIdx.x) % GROUPS * GROUP_KEYS;
@@ -274,7 +274,7 @@ __global__ __launch_bounds__(THREADS, 2) static void hidden_hopper(nats_cuda_att
     return;
   }
   load_keys(a, tile, warp, shared, own);
-  row_source source = find_rows(a, tile, drawn, shared);
+  row_source source = {drawn, 0};
   for (int slot = 0; slot < AHEAD; slot++) {
     fetch(a, source, shared, slot);
     if (slot < AHEAD - 1)

@@ -290,11 +290,13 @@ static bool tensors_are_aligned(const nn_cuda_product *product) {
          alignment_of(matrix_of(product)) == ALIGNMENT_MAX;
 }
 
-// Strides of the matrix are multiples of 8 to cuBLASLt, and gelu in float32 would be of its own precision.
+// GELU where it has been seen to be right and to pay: bfloat16, whole tiles of a large product, and forward
+// with a bias.
 static bool may_fuse(const nn_device *device, const nn_cuda_product *product) {
-  const bool gelu = matrix_of(product) != NULL;
-  return tensors_are_aligned(product) &&
-         (!gelu || (nn_device_compute_type(device) == NN_BF16 && product->n % 8 == 0));
+  const bool gelu = matrix_of(product) != NULL, forward = product->before_gelu != NULL;
+  const bool large = product->m >= 512 && product->n % 128 == 0 && product->k % 64 == 0;
+  return tensors_are_aligned(product) && (!gelu || (nn_device_compute_type(device) == NN_BF16 && large &&
+                                                    (!forward || product->bias != NULL)));
 }
 
 static nn_status run_plan(nn_device *device, const nn_cuda_product *product, plan *p) {

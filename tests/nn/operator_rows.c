@@ -24,11 +24,13 @@ const operator_row OPERATOR_ROWS[] = {
      .accumulate = true},
 
     {"linear 3x7->5, bias, gelu", &LINEAR_TO_GELU, .rows = 3, .width = 7, .more = 5, .bias = true},
-    {"linear 24x64->40, bias, gelu on the way", &LINEAR_TO_GELU, .rows = 24, .width = 64, .more = 40,
+    {"linear 24x64->40, bias, gelu", &LINEAR_TO_GELU, .rows = 24, .width = 64, .more = 40, .bias = true},
+    {"linear 19x16->72, gelu", &LINEAR_TO_GELU, .rows = 19, .width = 16, .more = 72},
+    {"linear 520x64->128, bias, gelu on the way", &LINEAR_TO_GELU, .rows = 520, .width = 64, .more = 128,
      .bias = true},
-    {"linear 19x16->72, gelu on the way", &LINEAR_TO_GELU, .rows = 19, .width = 16, .more = 72},
     {"gelu, linear 3x7->5, bias", &LINEAR_OF_GELU, .rows = 3, .width = 7, .more = 5, .bias = true},
-    {"gelu, linear 24x64->40, bias, on the way", &LINEAR_OF_GELU, .rows = 24, .width = 64, .more = 40,
+    {"gelu, linear 24x64->40, bias", &LINEAR_OF_GELU, .rows = 24, .width = 64, .more = 40, .bias = true},
+    {"gelu on the way, linear 520x128->64, bias", &LINEAR_OF_GELU, .rows = 520, .width = 128, .more = 64,
      .bias = true},
     {"gelu, linear 300x20->33", &LINEAR_OF_GELU, .rows = 300, .width = 20, .more = 33},
 

@@ -17,9 +17,8 @@
 //   columns.cu              the lists
 //   attention.cu            which kernels serve an operator, and its workspace
 //   attention_forward.cu    tensor cores, bf16, D = 64 and 128; so are attention_backward.cu,
-//                           attention_backward_keys.cu and attention_hidden.cu. In place of the first and
-//                           the last, on Hopper with D = 64: attention_forward_hopper.cu and
-//                           attention_hidden_hopper.cu
+//                           attention_backward_keys.cu and attention_hidden.cu. In place of each, on
+//                           Hopper with D = 64: attention_forward_hopper.cu and so on
 //   attention_plain.cu      every other head size, and float32
 //   type_sums.cu            from sums over rows to the gradient of the types
 #pragma once

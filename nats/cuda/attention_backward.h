@@ -27,3 +27,7 @@ template <int D> struct nats_backward_shape {
 nn_status nats_cuda_backward_queries(nn_device *device, const nats_cuda_attention *a);
 // dk, dv and the other sums of `visible`; reads delta (attention_backward_keys.cu)
 nn_status nats_cuda_backward_keys(nn_device *device, const nats_cuda_attention *a);
+// The same with the products of Hopper's warpgroups, where nn_cuda_has_hopper_code; D = 64
+// (attention_backward_hopper.cu, attention_backward_keys_hopper.cu)
+nn_status nats_cuda_backward_queries_hopper(nn_device *device, const nats_cuda_attention *a);
+nn_status nats_cuda_backward_keys_hopper(nn_device *device, const nats_cuda_attention *a);

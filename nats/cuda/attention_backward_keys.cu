@@ -397,6 +397,8 @@ bool nats_cuda_backward_fits(const nn_device *device, const nats_cuda_attention 
 }
 
 nn_status nats_cuda_backward_keys(nn_device *device, const nats_cuda_attention *a) {
+  if (a->head_size == 64 && nn_cuda_has_hopper_code(device))
+    return nats_cuda_backward_keys_hopper(device, a);
   if (a->head_size == 64)
     return a->wants_types ? launch_keys<64, true>(device, a) : launch_keys<64, false>(device, a);
   return a->wants_types ? launch_keys<128, true>(device, a) : launch_keys<128, false>(device, a);

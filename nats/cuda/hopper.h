@@ -47,6 +47,18 @@ __device__ static inline void nats_wgmma_commit() {
 template <int N> __device__ static inline void nats_wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
+// After the wait for the products on c: what reads c stays behind it.
+__device__ static inline void nats_wgmma_done(float (&c)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; i++)
+    asm volatile("" : "+f"(c[i])::"memory");
+}
+// Before other products start: what writes a stays ahead of them.
+__device__ static inline void nats_wgmma_ready(uint32_t (&a)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    asm volatile("" : "+r"(a[i])::"memory");
+}
 // After this thread's copies to shared memory have arrived, before the barrier that hands them to products.
 __device__ static inline void nats_wgmma_publish() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -79,6 +79,8 @@ static inline uint64_t nats_wgmma_tile(const void *shared, EMULATOR_HERE) {
 }
 static inline uint64_t nats_wgmma_at(uint64_t tile, uint32_t bytes) { return tile + bytes; }
 static inline void nats_wgmma_fence() {}
+static inline void nats_wgmma_done(float (&)[32]) {}
+static inline void nats_wgmma_ready(uint32_t (&)[4]) {}
 static inline void nats_wgmma_publish() {}
 static inline void nats_wgmma_commit() { emulator_wgmma_queues[threadIdx.x].groups++; }
 template <int N> static inline void nats_wgmma_wait(EMULATOR_HERE) {

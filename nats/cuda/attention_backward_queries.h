@@ -1,0 +1,246 @@
+// Backward attention for dq: what the two ways to multiply share (attention_backward.cu and, with the
+// products of Hopper's warpgroups, attention_backward_hopper.cu). A block of queries walks along the keys
+// that it can see, gathered into tiles.
+#pragma once
+
+#include "nats/cuda/attention_backward.h"
+#include "nats/cuda/fragments.h"
+#include "nats/cuda/hopper.h"
+
+// A key in shared memory.
+struct __align__(8) key_span {
+  int32_t position, expiry; // no row sees a slot beyond the last key: INT32_MAX, -1
+};
+
+enum { SPANS = 4 }; // tiles whose keys are known: those of all stages, and the one that is asked for
+
+// What a block of queries can see: a piece of each list, one after the other.
+struct visible_keys {
+  const nn_bf16 *k, *v; // of position 0
+  const int32_t *key, *until;
+  int32_t first[NATS_KEY_CLASSES]; // index into the lists, less the slot where the class begins
+  int32_t end[NATS_KEY_CLASSES];   // slot after the class's last key
+};
+
+template <int D, bool GROUP> struct queries_shared {
+  using shape = nats_backward_shape<D>;
+  // Tiles of keys and values are in the first STAGES. The block's q and do are in those from QUERIES on: at
+  // the beginning, or all the time.
+  static constexpr int BLOCK = shape::ROWS / shape::TILE, STAGES = GROUP ? 3 : 1 + BLOCK;
+  static constexpr int QUERIES = GROUP ? STAGES : 1;
+  static_assert(STAGES < SPANS, "the keys of a tile that is asked for replace none that is still read");
+  nn_bf16 k[QUERIES + BLOCK][shape::TILE * D], v[QUERIES + BLOCK][shape::TILE * D];
+  key_span span[SPANS][shape::TILE];
+  int32_t seen_from[SPANS][shape::TILE]; // first row of visible.seen: s(a) of a local key, else INT32_MAX
+  visible_keys keys;                     // here, like all of the following, because registers are scarce
+  float lse[shape::ROWS], delta[shape::ROWS];
+  float seen[2 * shape::BANDS][shape::THREADS]; // of a lane's rows over its columns
+};
+
+__device__ static visible_keys find_visible(const nats_cuda_attention &a, int32_t sequence, int32_t kv_head,
+                                            int32_t row, int32_t rows) {
+  const int64_t pair = (int64_t)sequence * a.kv_heads + kv_head;
+  const int64_t kv = (int64_t)sequence * a.length * a.token_stride + (int64_t)kv_head * a.head_size;
+  visible_keys keys;
+  keys.k = (const nn_bf16 *)a.k + kv;
+  keys.v = (const nn_bf16 *)a.v + kv;
+  keys.key = a.lists.key + pair * a.length;
+  keys.until = a.lists.until + pair * a.length;
+  const int32_t block = row / NATS_RANGE_ROWS;
+  const int32_t last = min(a.lists.blocks, (row + rows) / NATS_RANGE_ROWS) - 1;
+  const int64_t ranges = pair * a.lists.blocks;
+  int32_t slots = 0;
+  for (int c = 0; c < NATS_KEY_CLASSES; c++) {
+    const int32_t first = a.lists.first[(ranges + block) * NATS_KEY_CLASSES + c];
+    const int32_t end = a.lists.end[(ranges + last) * NATS_KEY_CLASSES + c];
+    keys.first[c] = first - slots;
+    slots += max(end - first, 0);
+    keys.end[c] = slots;
+  }
+  return keys;
+}
+
+// The key in a slot, as one thread keeps it until it goes to shared memory.
+__device__ static key_span find_key(const visible_keys &keys, int32_t slot) {
+  if (slot >= keys.end[NATS_KEY_WINDOW])
+    return key_span{INT32_MAX, -1};
+  const int32_t index = slot + (slot < keys.end[NATS_KEY_LASTING] ? keys.first[NATS_KEY_LASTING]
+                                : slot < keys.end[NATS_KEY_LOCAL] ? keys.first[NATS_KEY_LOCAL]
+                                                                  : keys.first[NATS_KEY_WINDOW]);
+  return key_span{keys.key[index], keys.until[index]};
+}
+
+template <bool SUMS, int D, bool GROUP>
+__device__ static void put_key(const nats_cuda_attention &a, queries_shared<D, GROUP> &shared, int32_t slot,
+                               key_span key) {
+  enum { TILE = nats_backward_shape<D>::TILE };
+  const int32_t tile = slot / TILE % SPANS;
+  shared.span[tile][slot % TILE] = key;
+  if (!SUMS)
+    return;
+  const bool local = slot >= shared.keys.end[NATS_KEY_LASTING] && slot < shared.keys.end[NATS_KEY_LOCAL];
+  shared.seen_from[tile][slot % TILE] = local ? (key.position / a.chunk + 1) * a.chunk : INT32_MAX;
+}
+
+// Starts copying the keys of a tile and their values.
+template <int D>
+__device__ static void gather_keys(const nats_cuda_attention &a, const visible_keys &keys,
+                                   const key_span *span, nn_bf16 *k_tile, nn_bf16 *v_tile) {
+  using shape = nats_backward_shape<D>;
+  const int row = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
+  const nn_bf16 *k = keys.k + piece * 8, *v = keys.v + piece * 8;
+  k_tile += nats_piece<D>(row, piece), v_tile += nats_piece<D>(row, piece);
+#pragma unroll
+  for (int r = 0; r < shape::TILE; r += shape::COPY_ROWS) {
+    const int32_t position = span[row + r].position;
+    const bool valid = position != INT32_MAX;
+    const int64_t from = (valid ? position : 0) * a.token_stride;
+    nats_copy16(k_tile + r * D, k + from, valid);
+    nats_copy16(v_tile + r * D, v + from, valid);
+  }
+}
+
+// The dot product of two pieces of 8 elements.
+__device__ static float dot_piece(const uint4 &x, const uint4 &y) {
+  nn_bf16 a[8], b[8];
+  memcpy(a, &x, sizeof a);
+  memcpy(b, &y, sizeof b);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++)
+    sum += nn_load(a + i) * nn_load(b + i);
+  return sum;
+}
+
+// The block's q and do to shared memory; lse; and delta, which is also written for the kernels to come. Rows
+// past the end are zero, and their weights e^{-infinity}.
+template <int D, bool GROUP>
+__device__ static void load_queries(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
+                                    queries_shared<D, GROUP> &shared) {
+  using shape = nats_backward_shape<D>;
+  const int64_t token = (int64_t)sequence * a.length + row;
+  const int64_t stats = ((int64_t)sequence * a.heads + head) * a.length + row; // in lse and delta
+  const int64_t dense = (int64_t)a.heads * D;
+  const int first = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
+  const nn_bf16 *q = (const nn_bf16 *)a.q + token * a.token_stride + head * D + piece * 8;
+  const nn_bf16 *o = (const nn_bf16 *)a.o + token * dense + head * D + piece * 8;
+  const nn_bf16 *d_o = (const nn_bf16 *)a.d_o + token * dense + head * D + piece * 8;
+  const int32_t rows = min(shape::ROWS, a.length - row);
+  enum { PASSES = shape::ROWS / shape::COPY_ROWS };
+  uint4 x[PASSES], y[PASSES]; // all on their way at once
+#pragma unroll
+  for (int i = 0; i < PASSES; i++) {
+    const int r = first + i * shape::COPY_ROWS;
+    const bool valid = r < rows;
+    nats_copy16(shared.k[shared.QUERIES] + nats_piece<D>(r, piece), q + (valid ? r : 0) * a.token_stride,
+                valid);
+    x[i] = valid ? *(const uint4 *)(d_o + r * dense) : uint4{0, 0, 0, 0};
+    y[i] = valid ? *(const uint4 *)(o + r * dense) : uint4{0, 0, 0, 0};
+  }
+#pragma unroll
+  for (int i = 0; i < PASSES; i++) {
+    const int r = first + i * shape::COPY_ROWS;
+    *(uint4 *)(shared.v[shared.QUERIES] + nats_piece<D>(r, piece)) = x[i];
+    float delta = dot_piece(x[i], y[i]);
+    for (int lanes = shape::PIECES / 2; lanes > 0; lanes /= 2)
+      delta += __shfl_xor_sync(0xffffffffu, delta, lanes);
+    if (piece == 0) {
+      shared.delta[r] = delta;
+      if (r < rows)
+        a.delta[stats + r] = delta;
+    }
+  }
+  const int r = (int)threadIdx.x;
+  if (r < shape::ROWS)
+    shared.lse[r] = r < rows ? a.lse[stats + r] * NATS_LOG2_E : 1e30f;
+}
+
+// How some rows and some keys stand to one another, the same in every lane.
+struct part_view {
+  bool any, all; // some pair is visible; every pair is
+};
+
+// dq of 16 rows from row r of the block on through shared memory to their tokens, 16 bytes a thread; and
+// `seen`.
+template <bool SUMS, int D, bool GROUP>
+__device__ static void finish_band(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
+                                   int r, const float (&sums)[D / 8][4], const float *seen,
+                                   queries_shared<D, GROUP> &shared) {
+  using shape = nats_backward_shape<D>;
+  nn_bf16 *tile = shared.k[0];
+  const int lane = (int)threadIdx.x % NN_WARP;
+  nats_fragment_store<D>(tile, r, sums, a.scale);
+  __syncwarp();
+  nn_bf16 *dq = (nn_bf16 *)a.dq + ((int64_t)sequence * a.length + row) * a.token_stride + head * D;
+#pragma unroll
+  for (int i = 0; i < 16 * shape::PIECES / NN_WARP; i++) {
+    const int at = i * NN_WARP + lane, from = r + at / shape::PIECES, piece = at % shape::PIECES;
+    if (row + from < a.length)
+      *(uint4 *)(dq + from * a.token_stride + piece * 8) =
+          *(const uint4 *)(tile + nats_piece<D>(from, piece));
+  }
+#pragma unroll
+  for (int h = 0; SUMS && h < 2; h++) {
+    float sum = seen[h * shape::THREADS];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const int32_t i = row + r + 8 * h + lane / 4;
+    if (lane % 4 == 0 && i < a.length)
+      a.visible.seen[((int64_t)sequence * a.heads + head) * a.length + i] = sum;
+  }
+}
+
+// What a thread block does. `warp_rows` is what a warp holds, for which the way to multiply defines
+// begin_rows, add_tile and finish_rows.
+template <int D, bool GROUP, bool SUMS, typename warp_rows>
+__device__ static void walk(const nats_cuda_attention &a, queries_shared<D, GROUP> &shared) {
+  using shape = nats_backward_shape<D>;
+  enum { STAGES = queries_shared<D, GROUP>::STAGES };
+  const int32_t sequence = (int32_t)(blockIdx.x / a.heads), head = (int32_t)(blockIdx.x % a.heads);
+  const int32_t row = (int32_t)(gridDim.y - 1 - blockIdx.y) * shape::ROWS, thread = (int)threadIdx.x;
+  if (thread == 0)
+    shared.keys = find_visible(a, sequence, head / a.group, row, shape::ROWS);
+  __syncthreads();
+  const visible_keys &keys = shared.keys;
+  const int32_t tiles = (keys.end[NATS_KEY_WINDOW] + shape::TILE - 1) / shape::TILE;
+  if (SUMS)
+    for (int i = 0; i < 2 * shape::BANDS; i++)
+      shared.seen[i][thread] = 0;
+  for (int32_t slot = thread; slot < STAGES * shape::TILE; slot += shape::THREADS)
+    put_key<SUMS>(a, shared, slot, find_key(keys, slot));
+  __syncthreads();
+  gather_keys<D>(a, keys, shared.span[0], shared.k[0], shared.v[0]);
+  load_queries(a, sequence, head, row, shared);
+  nats_copy_commit();
+  nats_copy_wait<0>();
+  __syncthreads();
+  warp_rows rows;
+  begin_rows(shared, row, a.length, rows);
+  __syncthreads();
+  if (STAGES > 2) {
+    if (tiles > 1)
+      gather_keys<D>(a, keys, shared.span[1], shared.k[1], shared.v[1]);
+    nats_copy_commit();
+  }
+
+  for (int32_t tile = 0; tile < tiles; tile++) {
+    nats_copy_wait<STAGES - 2>();
+#ifdef NATS_WGMMA_CODE
+    if (GROUP)
+      nats_wgmma_publish();
+#endif
+    __syncthreads(); // this tile has come; all are done with the one before, and know the keys of the next
+    const int32_t ahead = tile + STAGES - 1, asked = (tile + STAGES) * shape::TILE + thread;
+    if (ahead < tiles)
+      gather_keys<D>(a, keys, shared.span[ahead % SPANS], shared.k[ahead % STAGES], shared.v[ahead % STAGES]);
+    nats_copy_commit();
+    key_span later = {};
+    if (thread < shape::TILE)
+      later = find_key(keys, asked);
+    add_tile(a, rows, shared, tile);
+    if (thread < shape::TILE)
+      put_key<SUMS>(a, shared, asked, later);
+  }
+  __syncthreads();
+  finish_rows(a, sequence, head, row, rows, shared);
+}

@@ -197,11 +197,12 @@ __device__ static __forceinline__ void store_start(const row_source &from, hidde
     shared.starts[slot].delta[at] = from.start;
 }
 
-// Hands a block to the products, which read shared memory past the usual path.
+// Hands a block to the products, which read shared memory past the usual path. One warpgroup may be at other
+// rows of its keys, and so in another loop, than the other.
 __device__ static __forceinline__ void receive() {
   nats_copy_wait<AHEAD - 1>();
   nats_wgmma_publish();
-  __syncthreads();
+  nats_meet<THREADS>();
 }
 
 // `sum` over the four lanes that share a key.

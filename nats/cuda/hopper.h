@@ -64,6 +64,12 @@ __device__ static inline void nats_wgmma_publish() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// A barrier for all THREADS of the block at which each warp may arrive from another place in the code:
+// __syncthreads asks for the same place.
+template <int THREADS> __device__ static inline void nats_meet() {
+  asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory");
+}
+
 // c = a b + (add ? c : 0)
 template <bool ACROSS>
 __device__ static inline void nats_wgmma(float (&c)[32], const uint32_t (&a)[4], uint64_t b, bool add) {

@@ -82,6 +82,7 @@ static inline void nats_wgmma_fence() {}
 static inline void nats_wgmma_done(float (&)[32]) {}
 static inline void nats_wgmma_ready(uint32_t (&)[4]) {}
 static inline void nats_wgmma_publish() {}
+template <int THREADS> static inline void nats_meet(EMULATOR_HERE) { emulator_barrier(here, false); }
 static inline void nats_wgmma_commit() { emulator_wgmma_queues[threadIdx.x].groups++; }
 template <int N> static inline void nats_wgmma_wait(EMULATOR_HERE) {
   emulator_wgmma_queue &mine = emulator_wgmma_queues[threadIdx.x];

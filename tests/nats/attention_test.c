@@ -385,7 +385,8 @@ static void agrees(const attention_case *c, const reference *r, int32_t batch) {
       {"dq", difference(d_qkv, stride, r->dq, s->length, dense, 0), 2e-2},
       {"dk", difference(d_qkv + dense, stride, r->dk, s->length, keys, 0), 2e-2},
       {"dv", difference(d_qkv + dense + keys, stride, r->dv, s->length, keys, 0), 2e-2},
-      {"dtypes", difference(c->dtypes + batch * types, types, r->dtypes, 1, types, 0), 2e-2},
+      // sums over pairs whose terms cancel, their rounding does not
+      {"dtypes", difference(c->dtypes + batch * types, types, r->dtypes, 1, types, 0), 6e-2},
   };
   for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
     // Scores in the hundreds are themselves rounded at 1e-5.

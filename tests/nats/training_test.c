@@ -1,6 +1,7 @@
 // The same training on a device as on the CPU: losses, gradients, types, and what twenty steps make of them.
 #include <math.h>   // fabs, fmax
 #include <stdlib.h> // free
+#include <string.h> // strstr
 
 #include "model_fixture.h"
 #include "tests/device.h"
@@ -68,7 +69,8 @@ static int32_t different_types(fixture *a, fixture *b) {
   return different;
 }
 
-// Parameter by parameter, relative to its largest entry.
+// Parameter by parameter, relative to its largest entry. What types are scored with learns from sums whose
+// terms cancel, while their rounding does not.
 static void expect_close_gradients(const variant *v, const fixture *f, const float *found,
                                    const float *expected, double tolerance, uint64_t seed) {
   for (int32_t p = 0; p < f->table.count; p++) {
@@ -79,7 +81,8 @@ static void expect_close_gradients(const variant *v, const fixture *f, const flo
       largest = fmax(largest, fabs((double)expected[i]));
       difference = off <= difference ? difference : isnan(off) ? INFINITY : off;
     }
-    cr_expect(difference <= tolerance * largest, "%s: %s differs by %g of %g (NN_TEST_SEED=%llu)", v->name,
+    const double allowed = strstr(param->name, "scorer") != NULL ? 3 * tolerance : tolerance;
+    cr_expect(difference <= allowed * largest, "%s: %s differs by %g of %g (NN_TEST_SEED=%llu)", v->name,
               param->name, difference, largest, (unsigned long long)seed);
   }
 }

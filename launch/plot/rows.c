@@ -62,9 +62,24 @@ static const char *usual_model(const plot_rows *rows) {
   return "";
 }
 
+// Which of a policy's sizes: what was asked for, since a size that is matched to a model has another share at
+// every length; else what it takes.
+static void name_size(const plot_row *row, char size[64]) {
+  const json_t *budget = json_object_get(row->json, "budget");
+  const char *match = text_of(budget, "match");
+  double share = number_of(budget, "share");
+  share = isnan(share) ? row->kv_share : share;
+  size[0] = '\0';
+  if (match[0] != '\0')
+    snprintf(size, 64, " as %.50s", match);
+  else if (!isnan(share))
+    snprintf(size, 64, " %.3g%%", 100 * share);
+}
+
 static void name_row(plot_row *row, const char *usual) {
   bool other = strcmp(row->model, usual) != 0;
   const char *on = other ? " on " : "", *model = other ? row->model : "";
+  char size[64];
   switch (row->role) {
   case PLOT_DENSE:
     snprintf(row->group, sizeof row->group, "%s", "dense");
@@ -80,11 +95,8 @@ static void name_row(plot_row *row, const char *usual) {
     break;
   default:
     snprintf(row->group, sizeof row->group, "%s%s%.40s", row->variant, on, model);
-    if (isnan(row->kv_share))
-      snprintf(row->label, sizeof row->label, "%s%s%.40s", row->variant, on, model);
-    else
-      snprintf(row->label, sizeof row->label, "%s %.3g%%%s%.40s", row->variant, 100 * row->kv_share, on,
-               model);
+    name_size(row, size);
+    snprintf(row->label, sizeof row->label, "%.40s%s%s%.30s", row->variant, size, on, model);
   }
 }
 

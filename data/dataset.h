@@ -36,7 +36,6 @@ data_set_tokenizer_kind(const data_set *set); // "byte", "gpt2", "sentencepiece"
 const void *data_set_tokenizer_blob(const data_set *set, size_t *bytes);
 
 // ---- samples
-// -----------------------------------------------------------------------------------------------
 typedef enum {
   DATA_SAMPLE_STREAM,   // windows of T + 1 tokens, T apart, across documents; the last incomplete one is left
                         // out

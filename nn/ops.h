@@ -20,7 +20,6 @@
 #include "nn/params.h"
 
 // ---- embedding: y[n] = table[tokens[n]]
-// --------------------------------------------------------------------
 typedef struct {
   int64_t rows;          // N
   int32_t vocab, width;  // V, C
@@ -33,8 +32,9 @@ typedef struct {
 nn_status nn_embedding_forward(nn_device *device, const nn_embedding *op);
 nn_status nn_embedding_backward(nn_device *device, const nn_embedding *op);
 
-// ---- linear: y = x weight^T + bias; GELU (below) on the way where it comes after or came before
-// ----------------------
+// ---- linear: y = x weight^T + bias
+//
+// GELU before or after it may be computed on the way, where `gelu` or `gelu_of` is set.
 typedef struct {
   int64_t rows;         // N
   int32_t in, out;      // I, O
@@ -56,9 +56,9 @@ nn_status nn_linear_forward(nn_device *device, const nn_linear *op);
 nn_status nn_linear_backward(nn_device *device, const nn_linear *op);
 
 // ---- residual + norm: sum = x + delta; y = norm(sum)
-// ------------------------------------------------------- RMSNorm (Zhang and Sennrich 2019): y = sum /
-// sqrt(mean(sum^2) + eps) * weight. LayerNorm (Ba et al. 2016): y = (sum - mean) / sqrt(var + eps) * weight +
-// bias.
+//
+// RMSNorm (Zhang and Sennrich 2019): y = sum / sqrt(mean(sum^2) + eps) * weight. LayerNorm (Ba et al. 2016):
+// y = (sum - mean) / sqrt(var + eps) * weight + bias.
 typedef enum { NN_NORM_RMS, NN_NORM_LAYER } nn_norm_kind;
 typedef struct {
   nn_norm_kind kind;
@@ -84,8 +84,8 @@ nn_status nn_norm_forward(nn_device *device, const nn_norm *op);
 nn_status nn_norm_backward(nn_device *device, const nn_norm *op);
 
 // ---- rotary position embedding (Su et al. 2021), in place
-// -------------------------------------------------- Pairs (i, i + D/2) of each head are turned by position *
-// theta^(-2i/D). Backward turns back.
+//
+// Pairs (i, i + D/2) of each head are turned by position * theta^(-2i/D). Backward turns back.
 typedef struct {
   int64_t rows;             // N
   int32_t heads, head_size; // the first `heads` heads of every row are turned; D is even
@@ -101,8 +101,8 @@ nn_status nn_rope_backward(nn_device *device, const nn_rope *op);
 nn_status nn_rope_table(nn_device *device, int32_t positions, int32_t head_size, double theta, float *table);
 
 // ---- gated and plain MLP activations
-// ----------------------------------------------------------------------- SwiGLU (Shazeer 2020): y =
-// silu(gate) * up. GELU, tanh form (Hendrycks and Gimpel 2016).
+//
+// SwiGLU (Shazeer 2020): y = silu(gate) * up. GELU, tanh form (Hendrycks and Gimpel 2016).
 typedef enum { NN_MLP_SWIGLU, NN_MLP_GELU } nn_mlp_kind;
 typedef struct {
   nn_mlp_kind kind;
@@ -117,10 +117,11 @@ nn_status nn_activation_forward(nn_device *device, const nn_activation *op);
 nn_status nn_activation_backward(nn_device *device, const nn_activation *op);
 
 // ---- classifier: logits = x weight^T, softmax cross-entropy, and their gradients in one pass
-// --------------- Logits of the whole batch are never stored: rows are taken in pieces. Forward alone is `dx
-// == NULL`. nll[n] = logsumexp(logits[n]) - logits[n, targets[n]]; rows with target -1 are not scored.
-// A target outside of the vocabulary is NN_ERR_INPUT on the CPU; CUDA, which cannot tell in time, gives its
-// row a loss and a gradient of NaN.
+//
+// Logits of the whole batch are never stored: rows are taken in pieces. Forward alone is `dx == NULL`.
+//   nll[n] = logsumexp(logits[n]) - logits[n, targets[n]]
+// Rows with target -1 are not scored. A target outside of the vocabulary is NN_ERR_INPUT on the CPU; CUDA,
+// which cannot tell in time, gives its row a loss and a gradient of NaN.
 typedef struct {
   int64_t rows;            // N
   int32_t width;           // C
@@ -163,8 +164,8 @@ typedef struct nn_sums {
 enum { NN_SUMS_FIELDS = 5 };
 
 // ---- optimizer: global norm, clipping, AdamW
-// --------------------------------------------------------------- AdamW (Loshchilov and Hutter 2019) over the
-// whole parameter table, decay decoupled and on matrices only:
+//
+// AdamW (Loshchilov and Hutter 2019) over the whole parameter table, decay decoupled and on matrices only:
 //   g = grad * clip;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
 //   w -= lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay * w)
 // One nn_step lives in device memory; the host uploads the upper fields once a step, the device fills the

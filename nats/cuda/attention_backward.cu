@@ -131,7 +131,7 @@ __device__ static void add_part(const nats_cuda_attention &a, query_band<D, SUMS
       const float lse = band.lse[16 * m + e / 2 * 8];
 #pragma unroll
       for (int n = 0; n < shape::PART / 8; n++)
-        d[m][n][e] *= nats_exp2(s[m][n][e] * scale - lse);
+        d[m][n][e] *= nn_exp2(s[m][n][e] * scale - lse);
     }
   if (SUMS && __any_sync(0xffffffffu, seen_from[(int)threadIdx.x % NN_WARP] != INT32_MAX))
     add_seen<D>(shared, band.row, seen_from, d);

@@ -114,7 +114,7 @@ __device__ static void add_tile(const nats_cuda_attention &a, query_group<SUMS> 
     float p[32];
 #pragma unroll
     for (int i = 0; i < 32; i++)
-      p[i] = nats_exp2(s[i] * scale - lse[i / 2 % 2]);
+      p[i] = nn_exp2(s[i] * scale - lse[i / 2 % 2]);
     nats_wgmma_wait<0>();
     nats_wgmma_done(dov);
 #pragma unroll

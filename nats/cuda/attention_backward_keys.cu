@@ -240,7 +240,7 @@ __device__ static void add_part(const nats_cuda_attention &a, key_band<D> &band,
       for (int m = 0; m < shape::BANDS; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          const float p = nats_exp2(s[m][n][2 * h + e] * scale - lse);
+          const float p = nn_exp2(s[m][n][2 * h + e] * scale - lse);
           s[m][n][2 * h + e] = p;
           d[m][n][2 * h + e] = p * (d[m][n][2 * h + e] - delta);
         }

@@ -270,7 +270,7 @@ __device__ static void weigh(const float *lse, float scale, const float (&s)[32]
     const float2 pair = *(const float2 *)(lse + 8 * n);
 #pragma unroll
     for (int c = 0; c < 4; c++)
-      p[4 * n + c] = nats_exp2(s[4 * n + c] * scale - (c % 2 ? pair.y : pair.x));
+      p[4 * n + c] = nn_exp2(s[4 * n + c] * scale - (c % 2 ? pair.y : pair.x));
   }
 }
 

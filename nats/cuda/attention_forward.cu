@@ -152,7 +152,7 @@ template <int D> __device__ static void raise(row_state<D> &state, const float l
       if (!(bias > state.bias[band][half] +
                        NATS_WEIGHT_SLACK)) // another row's keys, which this one may not even see,
         bias = state.bias[band][half];     // must not change its rounding
-      const float factor = nats_exp2(state.bias[band][half] - bias);
+      const float factor = nn_exp2(state.bias[band][half] - bias);
       state.bias[band][half] = bias;
       state.sum[band][half] *= factor;
 #pragma unroll
@@ -199,7 +199,7 @@ __device__ static inline void add_values(row_state<D> &state, step_scores scores
 #pragma unroll
         for (int c = 0; c < 4; c++) {
           float *score = &scores[band][2 * n + c / 2][2 * half + c % 2];
-          *score = nats_exp2(fmaf(*score, log2_scale, -state.bias[band][half]));
+          *score = nn_exp2(fmaf(*score, log2_scale, -state.bias[band][half]));
           state.sum[band][half] += *score;
         }
       nats_fragment_round(weights[band], scores[band][2 * n], scores[band][2 * n + 1]);

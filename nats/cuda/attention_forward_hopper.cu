@@ -135,7 +135,7 @@ __device__ static __forceinline__ bool follow_largest(row_state &state, const fl
     if (!(bias >
           state.bias[half] + NATS_WEIGHT_SLACK)) // another row's keys, which this one may not even see,
       bias = state.bias[half];                   // must not change its rounding
-    factor[half] = nats_exp2(state.bias[half] - bias);
+    factor[half] = nn_exp2(state.bias[half] - bias);
     state.bias[half] = bias;
     state.sum[half] *= factor[half];
   }
@@ -151,7 +151,7 @@ __device__ static __forceinline__ void scale_rows(row_state &state, const float 
 __device__ static __forceinline__ void weigh(row_state &state, float (&scores)[HALF / 2], float log2_scale) {
 #pragma unroll
   for (int i = 0; i < HALF / 2; i++) {
-    scores[i] = nats_exp2(fmaf(scores[i], log2_scale, -state.bias[i / 2 % 2]));
+    scores[i] = nn_exp2(fmaf(scores[i], log2_scale, -state.bias[i / 2 % 2]));
     state.sum[i / 2 % 2] += scores[i];
   }
 }

@@ -178,7 +178,7 @@ add_rows(const fragments<D> &k, const fragments<D> &v, const nn_bf16 *slot, cons
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const int m = key / 2, at = key % 2 * 2 + e;
-        const float weight = nats_exp2(fminf(scores[m][n][at] * factor, log2_clip));
+        const float weight = nn_exp2(fminf(scores[m][n][at] * factor, log2_clip));
         if (!BOUNDED) {
           sums.all[key] += weight * weights[m][n][at];
           continue;

@@ -69,7 +69,7 @@ __device__ static __forceinline__ void weigh(float (&scores)[32], const float *l
 #pragma unroll
     for (int e = 0; e < 8; e++) {
       const float x = fmaf(scores[4 * n + e], factor, -start_of(starts, e));
-      scores[4 * n + e] = nats_exp2(fminf(x, log2_clip));
+      scores[4 * n + e] = nn_exp2(fminf(x, log2_clip));
     }
   }
 }

@@ -78,8 +78,3 @@ static inline void nats_mma(float c[4], const uint32_t a[4], const uint32_t b[2]
   emulator_mma lane = {c, a, b};
   emulator_meet(here, "mma", ~0u, &lane, emulator_mma::act);
 }
-
-static inline float nats_exp2(float x) {
-  float y = exp2f(x);
-  return y < 1.17549435e-38f ? 0.0f : y;
-}

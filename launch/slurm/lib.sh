@@ -44,7 +44,8 @@ natsformer_job_launcher() {
   [ -z "${SLURM_JOB_GPUS:-}${SLURM_GPUS_ON_NODE:-}" ] || export SLURM_GPU_BIND=none
   case ${LAUNCHER:=$site_launcher} in
   srun)
-    launcher=(srun --mpi=pmix "${site_srun[@]}")
+    # Ranks whose neighbour has died would wait for it until their deadline.
+    launcher=(srun --mpi=pmix --kill-on-bad-exit=1 "${site_srun[@]}")
     [ "$threads" -eq 0 ] || launcher+=(--cpus-per-task="$threads") # srun does not take it from sbatch
     ;;
   mpirun) natsformer_mpirun "$threads" ;;

@@ -114,6 +114,12 @@ fast() {
     say "scancel, $launcher"
   done
 
+  # A rank is killed. Slurm ends the others, which would wait for it until their deadline of ten minutes.
+  NATSFORMER_FAULT=dies:15 submit "${two_nodes[@]}" $scripts/train.sbatch "$work/config.yaml" run="$work/dead" "${long[@]}"
+  wait_for_job FAILED
+  expect_line 'the training exited with 137'
+  say 'a rank is killed'
+
   # A mistake is not requeued.
   submit "${one_node[@]}" $scripts/train.sbatch "$work/config.yaml" model.widht=3
   wait_for_job FAILED

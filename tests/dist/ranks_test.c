@@ -302,6 +302,11 @@ static void stop_together(void) {
   cr_assert(stop);
 }
 
+// Tests set how messages are split; each starts without.
+static void split_nothing(void) {
+  dist_mpi_part_bytes = part_sizes[0];
+}
+
 Test(ranks, all) {
   static const rank_test tests[] = {
       RANK_TEST(reductions),
@@ -315,5 +320,5 @@ Test(ranks, all) {
       RANK_TEST(a_failure_outweighs_a_stop),
       RANK_TEST(stop_together),
   };
-  run_rank_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
+  run_rank_tests(tests, sizeof tests / sizeof *tests, split_nothing, NULL);
 }

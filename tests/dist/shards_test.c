@@ -277,6 +277,11 @@ static void pieces_that_do_not_follow_each_other_are_refused(void) {
   nn_error_clear();
 }
 
+// Tests set how messages are split; each starts without.
+static void split_nothing(void) {
+  dist_mpi_part_bytes = part_sizes[0];
+}
+
 Test(shards, all) {
   static const rank_test tests[] = {
       RANK_TEST(reduce_scatter),
@@ -288,5 +293,5 @@ Test(shards, all) {
       RANK_TEST(sums_repeat_bit_for_bit),
       RANK_TEST(pieces_that_do_not_follow_each_other_are_refused),
   };
-  run_rank_tests(tests, sizeof tests / sizeof *tests, NULL, NULL);
+  run_rank_tests(tests, sizeof tests / sizeof *tests, split_nothing, NULL);
 }

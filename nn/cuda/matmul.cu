@@ -91,8 +91,6 @@ static cublasLtEpilogue_t epilogue_of(const nn_cuda_product *p) {
     return p->bias != NULL ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX;
   if (p->gelu_of != NULL)
     return CUBLASLT_EPILOGUE_DGELU;
-  if (p->sums_of_a != NULL) // our a is cuBLASLt's b
-    return CUBLASLT_EPILOGUE_BGRADB;
   return p->bias != NULL ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
@@ -136,19 +134,16 @@ static nn_status describe_operation(plan *p) {
   return set(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
 }
 
-// A vector along one side of c, and a matrix like c.
-static const void *vector_of(const nn_cuda_product *product) {
-  return product->sums_of_a != NULL ? (const void *)product->sums_of_a : product->bias;
-}
+// What the epilogue reads or writes beside c, a matrix like it.
 static const void *matrix_of(const nn_cuda_product *product) {
   return product->before_gelu != NULL ? product->before_gelu : product->gelu_of;
 }
 
 static nn_status set_tensors(const plan *p, const nn_cuda_product *product) {
-  const void *vector = vector_of(product), *matrix = matrix_of(product);
+  const void *bias = product->bias, *matrix = matrix_of(product);
   const int64_t stride = p->of.c_stride;
-  if (vector != NULL)
-    NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &vector, sizeof vector));
+  if (bias != NULL)
+    NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
   if (matrix == NULL)
     return NN_OK;
   NN_TRY(set(p->operation, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &stride, sizeof stride));
@@ -286,8 +281,7 @@ static nn_status fill_with_bias(nn_device *device, const nn_cuda_product *produc
 
 // Vector loads and stores want this alignment of all that is not part of the shape.
 static bool tensors_are_aligned(const nn_cuda_product *product) {
-  return alignment_of(vector_of(product)) == ALIGNMENT_MAX &&
-         alignment_of(matrix_of(product)) == ALIGNMENT_MAX;
+  return alignment_of(product->bias) == ALIGNMENT_MAX && alignment_of(matrix_of(product)) == ALIGNMENT_MAX;
 }
 
 // GELU where it has been seen to be right and to pay: bfloat16, whole tiles of a large product, and forward

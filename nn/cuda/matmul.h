@@ -19,7 +19,6 @@ typedef struct {
   // What is done on the way, at most one of these and only where nn_cuda_fuses says so; else NULL.
   nn_act *before_gelu;   // [m, n] overwritten by a b + bias, and c by gelu of that
   const nn_act *gelu_of; // [m, n]: c = (a b) gelu'(this)
-  float *sums_of_a;      // [m] overwritten by the sums of a over k; c is float32
 } nn_cuda_product;
 
 // Whether nn_cuda_multiply can do such a product in one go.

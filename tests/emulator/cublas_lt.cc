@@ -12,7 +12,7 @@ struct emulator_blas {
 struct emulator_matmul {
   cublasOperation_t transpose_a, transpose_b;
   cublasLtEpilogue_t epilogue;
-  const void *bias; // in the type of d; BGRADB writes it
+  const void *bias; // in the type of d
   const void *aux;  // a matrix like d; GELU_AUX writes it
   int64_t aux_leading;
 };
@@ -85,16 +85,6 @@ static float finish(const emulator_matmul *desc, const emulator_layout *d, int64
     return sum;
   store(const_cast<void *>(desc->aux), d->type, index_of(&aux, row, column), sum);
   return gelu(sum);
-}
-
-// The sums of b over k, one for each column of d.
-static void sum_b(const emulator_matmul *desc, const emulator_layout *d, const std::vector<float> &b, int64_t k) {
-  for (int64_t column = 0; column < static_cast<int64_t>(d->columns); column++) {
-    float sum = 0;
-    for (int64_t i = 0; i < k; i++)
-      sum += b[static_cast<size_t>(column * k + i)];
-    store(const_cast<void *>(desc->bias), d->type, column, sum);
-  }
 }
 
 template <typename T> static cublasStatus_t set(T *field, const void *value, size_t bytes) {
@@ -219,8 +209,6 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         sum += keep * load(c, c_layout->type, index_of(c_layout, row, column));
       store(d, d_layout->type, index_of(d_layout, row, column), finish(desc, d_layout, row, column, sum));
     }
-  if (desc->epilogue == CUBLASLT_EPILOGUE_BGRADB)
-    sum_b(desc, d_layout, right, k);
   return CUBLAS_STATUS_SUCCESS;
 }
 }

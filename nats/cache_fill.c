@@ -46,7 +46,8 @@ static nats_policy_prompt prompt_of(const nats_cache *cache, const nats_cache_pr
     return p;
   p.logit_stride = (int64_t)heads * NATS_TYPES;
   p.type = cache->types + (int64_t)l * nats_chunks(prompt->length, chunk);
-  p.logits = cache->logits + l / heads * (prompt->length % chunk) * p.logit_stride + l % heads * NATS_TYPES;
+  if (prompt->length % chunk > 0)
+    p.logits = cache->logits + l / heads * (prompt->length % chunk) * p.logit_stride + l % heads * NATS_TYPES;
   return p;
 }
 

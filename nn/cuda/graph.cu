@@ -64,5 +64,6 @@ extern "C" nn_status nn_cuda_graph_record(nn_device *device, nn_status (*work)(v
   if (record(device, work, context, out) == NN_OK)
     return nn_cuda_graph_launch(*out);
   nn_error_clear();
+  (void)cudaGetLastError(); // what ended the capture
   return work(context);
 }

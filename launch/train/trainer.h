@@ -5,8 +5,8 @@
 //   trainer_eval.c     the validation split
 //   trainer_save.c     checkpoints, resuming, and whose folder it is
 //   time_limit.c       when to stop without a signal
-//   trainer_watch.c    phases and deadlines, slow ranks, steps to leave out, failures that must not cost
-//   steps train.c            the loop, the command and its report
+//   trainer_watch.c    phases and deadlines, slow ranks, steps to leave out, saving what a failure would cost
+//   train.c            the loop, the command and its report
 //
 // Functions marked "agreed" return the same status on all ranks.
 #pragma once

@@ -162,7 +162,7 @@ static nn_status find_key(const comparison *c, compare_row *row) {
   uint64_t data;
   NN_TRY(compare_samples_hash(c, row, &data));
   int used = snprintf(
-      text, sizeof text, "2 %s %016llx %016llx %s %s %s %d %d %d %lld %lld %d %s %s %d", NATSFORMER_VERSION,
+      text, sizeof text, "3 %s %016llx %016llx %s %s %s %d %d %d %lld %lld %d %s %s %d", NATSFORMER_VERSION,
       (unsigned long long)c->models[row->model].hash, (unsigned long long)data, row->name, row->choice,
       compare_samples_kind(c, row), shape->length, shape->prompt, shape->batch, (long long)shape->samples,
       (long long)row->bytes_wanted, c->plan.page_tokens, c->device, c->precision, row->possible);

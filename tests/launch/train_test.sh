@@ -119,7 +119,7 @@ kill)
 # The same at many moments, also while a checkpoint is written, and with ranks that stand still instead of dying: in
 # the end the run is the one that nobody disturbed.
 kill_often | kill_few)
-  if [ "$name" = kill_few ]; then enough=3 steps_apart=20; else enough=50 steps_apart=30; fi
+  if [ "$name" = kill_few ]; then enough=5 steps_apart=20; else enough=50 steps_apart=30; fi
   settings=(train.steps=$((steps_apart * (enough + 2))) eval.every=50 checkpoint.every=10 checkpoint.keep=2
     log.every=500)
   train 2 run="$work/whole" "${settings[@]}"

@@ -4,10 +4,8 @@
 // Everything is transposed: keys are the rows of the products, so that a lane owns keys, and the sums over
 // queries are sums within lanes. The query heads of a group follow one another, and add to the same dk and
 // dv.
-#include "nats/cuda/attention_backward.h"
+#include "nats/cuda/attention_backward_keys.h"
 #include "nats/cuda/fragments.h"
-
-enum { SUM_ALL, SUM_LOCAL, SUM_WINDOW, SUMS_OF_LANE };
 
 // What a thread block works on: neighbours in a list of a pair.
 struct key_tile {
@@ -24,7 +22,7 @@ template <int D> struct keys_shared {
   key_tile tile;                   // here, because registers are scarce
   nats_key_rows rows[shape::ROWS]; // of here down with types only
   float own[shape::ROWS];
-  float sums[SUMS_OF_LANE][2 * shape::BANDS][shape::THREADS]; // of a lane's keys over its columns
+  float sums[NATS_KEY_SUMS][2 * shape::BANDS][shape::THREADS]; // of a lane's keys over its columns
 };
 
 // Tile `index` of a pair, counted through the lists: lasting keys first, for they are seen longest.
@@ -168,9 +166,9 @@ add_sums(keys_shared<D> &shared, const key_band<D> &band, int32_t row, bool want
               shared.own[slot] = one;
           }
       }
-      shared.sums[SUM_ALL][2 * m + h][threadIdx.x] += all;
-      shared.sums[SUM_LOCAL][2 * m + h][threadIdx.x] += local;
-      shared.sums[SUM_WINDOW][2 * m + h][threadIdx.x] += window;
+      shared.sums[NATS_SUM_ALL][2 * m + h][threadIdx.x] += all;
+      shared.sums[NATS_SUM_LOCAL][2 * m + h][threadIdx.x] += local;
+      shared.sums[NATS_SUM_WINDOW][2 * m + h][threadIdx.x] += window;
     }
 }
 
@@ -277,39 +275,9 @@ __device__ static void add_part(const nats_cuda_attention &a, key_band<D> &band,
 
 template <int D> __device__ static void clear_sums(keys_shared<D> &shared) {
   using shape = nats_backward_shape<D>;
-  for (int sum = 0; sum < SUMS_OF_LANE; sum++)
+  for (int sum = 0; sum < NATS_KEY_SUMS; sum++)
     for (int row = 0; row < 2 * shape::BANDS; row++)
       shared.sums[sum][row][threadIdx.x] = 0;
-}
-
-// Writes the sums of a query head: four lanes share a key. `own` comes from one of them.
-template <int D>
-__device__ static void write_sums(const nats_cuda_attention &a, int32_t head, const key_band<D> &band,
-                                  keys_shared<D> &shared) {
-  using shape = nats_backward_shape<D>;
-  const int lane = (int)threadIdx.x % NN_WARP;
-  const int64_t stats = ((int64_t)shared.tile.sequence * a.heads + head) * a.length;
-  float *const to[SUMS_OF_LANE] = {a.visible.all, a.visible.local, a.visible.window};
-  __syncwarp(); // for `own`
-#pragma unroll
-  for (int row = 0; row < 2 * shape::BANDS; row++) {
-    const int slot = band.first + 8 * row + lane / 4;
-    const bool writes = lane % 4 == 0 && slot <= band.last;
-    const int64_t at = stats + (writes ? shared.position[slot] : 0);
-#pragma unroll
-    for (int sum = 0; sum < SUMS_OF_LANE; sum++) {
-      float x = shared.sums[sum][row][threadIdx.x];
-      x += __shfl_xor_sync(0xffffffffu, x, 1);
-      x += __shfl_xor_sync(0xffffffffu, x, 2);
-      if (writes)
-        to[sum][at] = x;
-    }
-    if (writes) {
-      a.visible.ended[at] = 0; // a sum of hidden pairs
-      a.visible.own[at] = a.chunk == 1 ? shared.own[slot] : 0;
-    }
-  }
-  __syncwarp();
 }
 
 // A warp's rows of a gradient, through its own rows of the tile, to their tokens: 16 bytes a lane.
@@ -369,7 +337,7 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
     for (int query = 0; query < shape::TILE; query += shape::PART)
       add_part<D, SUMS>(a, band, shared, buffer, query, now.block * shape::TILE + query);
     if (SUMS && at.head != now.head) {
-      write_sums<D>(a, now.head, band, shared);
+      nats_write_key_sums<2 * nats_backward_shape<D>::BANDS>(a, now.head, band, shared);
       clear_sums<D>(shared);
     }
   }

@@ -7,13 +7,12 @@
 //
 //   products:        s, do.v of this step, dv, dk of the step before | s, do.v of the next step, ...
 //   exponentials:                          of this step              |
-#include "nats/cuda/attention_backward.h"
+#include "nats/cuda/attention_backward_keys.h"
 #include "nats/cuda/fragments.h"
 #include "nats/cuda/hopper.h"
 
 enum { D = 64, TILE = 64, THREADS = 128, PIECES = D / 8, COPY_ROWS = THREADS / PIECES };
 enum { STAGES = 3 }; // steps whose queries are in shared memory: the last one's, this one's, the next one's
-enum { SUM_ALL, SUM_LOCAL, SUM_WINDOW, SUMS_OF_LANE };
 
 // What a thread block works on: neighbours in a list of a pair.
 struct key_tile {
@@ -30,7 +29,7 @@ struct keys_shared {
   key_tile tile;                        // here, because registers are scarce
   alignas(16) nats_key_rows rows[TILE]; // of here down with types only
   float own[TILE];
-  float sums[SUMS_OF_LANE][2][THREADS]; // of a lane's keys over its columns
+  float sums[NATS_KEY_SUMS][2][THREADS]; // of a lane's keys over its columns
 };
 
 #ifdef NATS_WGMMA_CODE
@@ -165,11 +164,12 @@ __device__ static void add_sums(keys_shared &shared, const key_band &band, int32
         all += d[4 * n + 2 * h] + d[4 * n + 2 * h + 1];
     else
       all = sum_between(d, h, start, TILE - 1);
-    shared.sums[SUM_ALL][h][threadIdx.x] += all;
+    shared.sums[NATS_SUM_ALL][h][threadIdx.x] += all;
     if (all_local || !no_local)
-      shared.sums[SUM_LOCAL][h][threadIdx.x] += all_local ? all : sum_between(d, h, start, rows.local - row);
+      shared.sums[NATS_SUM_LOCAL][h][threadIdx.x] +=
+          all_local ? all : sum_between(d, h, start, rows.local - row);
     if (all_window || !no_window)
-      shared.sums[SUM_WINDOW][h][threadIdx.x] +=
+      shared.sums[NATS_SUM_WINDOW][h][threadIdx.x] +=
           all_window ? all : sum_between(d, h, start, rows.window - row);
     const int32_t own = shared.position[slot] - row; // the diagonal's column
     if (wants_own && own >= 0 && own < TILE && own % 8 / 2 == lane % 4 &&
@@ -179,38 +179,9 @@ __device__ static void add_sums(keys_shared &shared, const key_band &band, int32
 }
 
 __device__ static void clear_sums(keys_shared &shared) {
-  for (int sum = 0; sum < SUMS_OF_LANE; sum++)
+  for (int sum = 0; sum < NATS_KEY_SUMS; sum++)
     for (int h = 0; h < 2; h++)
       shared.sums[sum][h][threadIdx.x] = 0;
-}
-
-// Writes the sums of a query head and clears them: four lanes share a key. `own` comes from one of them.
-__device__ static void write_sums(const nats_cuda_attention &a, int32_t head, const key_band &band,
-                                  keys_shared &shared) {
-  const int lane = (int)threadIdx.x % NN_WARP;
-  const int64_t stats = ((int64_t)shared.tile.sequence * a.heads + head) * a.length;
-  float *const to[SUMS_OF_LANE] = {a.visible.all, a.visible.local, a.visible.window};
-  __syncwarp(); // for `own`
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int slot = band.first + 8 * h + lane / 4;
-    const bool writes = lane % 4 == 0 && slot <= band.last;
-    const int64_t at = stats + (writes ? shared.position[slot] : 0);
-#pragma unroll
-    for (int sum = 0; sum < SUMS_OF_LANE; sum++) {
-      float x = shared.sums[sum][h][threadIdx.x];
-      x += __shfl_xor_sync(0xffffffffu, x, 1);
-      x += __shfl_xor_sync(0xffffffffu, x, 2);
-      if (writes)
-        to[sum][at] = x;
-    }
-    if (writes) {
-      a.visible.ended[at] = 0; // a sum of hidden pairs
-      a.visible.own[at] = a.chunk == 1 ? shared.own[slot] : 0;
-    }
-  }
-  __syncwarp();
-  clear_sums(shared);
 }
 
 // s and do . v of a step's queries with the keys and values, as two groups of products.
@@ -368,8 +339,10 @@ __device__ static void walk(const nats_cuda_attention &a, key_band &band, keys_s
   }
   int stage = 0;
   while (true) {
-    if (SUMS && next.head != now.head)
-      write_sums(a, now.head, band, shared);
+    if (SUMS && next.head != now.head) {
+      nats_write_key_sums<2>(a, now.head, band, shared);
+      clear_sums(shared);
+    }
     if (next.head >= heads_end)
       break;
     const int before = stage;

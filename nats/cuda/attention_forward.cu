@@ -22,20 +22,6 @@ template <int D> struct shared_tiles {
   nats_visible_keys visible; // registers are scarce
 };
 
-// Every warp copies the queries that it will read; zeros past the last row. `head` is where the first query
-// of the sequence's head lies.
-template <int D>
-__device__ static void load_queries(const nats_cuda_attention &a, int64_t head, int32_t row, nn_bf16 *tile) {
-  const int lane = (int)(threadIdx.x % NN_WARP), piece = lane % (D / 8);
-  const int first = (int)(threadIdx.x / NN_WARP) * WARP_ROWS + lane / (D / 8);
-#pragma unroll
-  for (int r = first; r < first + WARP_ROWS; r += NN_WARP / (D / 8)) {
-    const bool valid = row + r < a.length;
-    const int64_t at = head + (valid ? row + r : 0) * a.token_stride + piece * 8;
-    nats_copy16(tile + nats_piece<D>(r, piece), (const nn_bf16 *)a.q + at, valid);
-  }
-}
-
 // All threads together gather the keys and values of a tile; zeros where there is no key. `token` is the
 // first of the sequence.
 template <int D>
@@ -285,7 +271,7 @@ __global__ static void __launch_bounds__(THREADS, D == 64 ? 3 : 2) forward(nats_
   const unsigned thread = threadIdx.x;
   const int own = (int)(thread / NN_WARP) * WARP_ROWS;
   const uint32_t token = (uint32_t)batch * (uint32_t)a.length;
-  load_queries<D>(a, token * a.token_stride + (int64_t)head * D, row, tiles.q);
+  nats_load_queries<D, WARP_ROWS>(a, token * a.token_stride + (int64_t)head * D, row, tiles.q);
   nats_copy_commit();
   if (thread == 0)
     tiles.visible = nats_visible_to<ROWS>(a, (int64_t)batch * a.kv_heads + kv_head, row);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "nats/cuda/attention.h"
+#include "nats/cuda/tensor_core.h"
 
 enum { NATS_NO_KEY = INT32_MAX };  // a position
 enum { NATS_WEIGHT_SLACK = 8 };    // log2 of how far weights may exceed 1
@@ -52,6 +53,21 @@ template <int KEYS>
 __device__ static inline void nats_store_share(nats_tile_keys<KEYS> &keys, int32_t share) {
   int32_t *to = threadIdx.x >= KEYS ? keys.expiry : keys.position;
   to[threadIdx.x % KEYS] = share;
+}
+
+// Every warp copies the queries that it will read; zeros past the last row. `head` is where the first query
+// of the sequence's head lies.
+template <int D, int WARP_ROWS>
+__device__ static void nats_load_queries(const nats_cuda_attention &a, int64_t head, int32_t row,
+                                         nn_bf16 *tile) {
+  const int lane = (int)(threadIdx.x % NN_WARP), piece = lane % (D / 8);
+  const int first = (int)(threadIdx.x / NN_WARP) * WARP_ROWS + lane / (D / 8);
+#pragma unroll
+  for (int r = first; r < first + WARP_ROWS; r += NN_WARP / (D / 8)) {
+    const bool valid = row + r < a.length;
+    const int64_t at = head + (valid ? row + r : 0) * a.token_stride + piece * 8;
+    nats_copy16(tile + nats_piece<D>(r, piece), (const nn_bf16 *)a.q + at, valid);
+  }
 }
 
 // On Hopper, D = 64 (attention_forward_hopper.cu)

@@ -29,19 +29,6 @@ typedef struct {
 } row_state;
 
 #ifdef NATS_WGMMA_CODE
-// Every warp copies the queries that it will read; zeros past the last row. `head` is where the first query
-// of the sequence's head lies.
-__device__ static void load_queries(const nats_cuda_attention &a, int64_t head, int32_t row, nn_bf16 *tile) {
-  const int lane = (int)(threadIdx.x % NN_WARP), piece = lane % (D / 8);
-  const int first = (int)(threadIdx.x / NN_WARP) * WARP_ROWS + lane / (D / 8);
-#pragma unroll
-  for (int r = first; r < first + WARP_ROWS; r += NN_WARP / (D / 8)) {
-    const bool valid = row + r < a.length;
-    const int64_t at = head + (valid ? row + r : 0) * a.token_stride + piece * 8;
-    nats_copy16(tile + nats_piece<D>(r, piece), (const nn_bf16 *)a.q + at, valid);
-  }
-}
-
 // All threads together gather the keys and values of a tile; zeros where there is no key. `token` is the
 // first of the sequence.
 __device__ static void load_keys(const nats_cuda_attention &a, uint32_t token, int32_t kv_head,
@@ -272,7 +259,7 @@ __global__ static void __launch_bounds__(THREADS, 2) forward_hopper(nats_cuda_at
   const int32_t head = (int32_t)blockIdx.y, batch = (int32_t)blockIdx.z, kv_head = head / a.group;
   nn_bf16 *own = tiles.q + threadIdx.x / NN_WARP * WARP_ROWS * D;
   const uint32_t token = (uint32_t)batch * (uint32_t)a.length;
-  load_queries(a, token * a.token_stride + (int64_t)head * D, row, tiles.q);
+  nats_load_queries<D, WARP_ROWS>(a, token * a.token_stride + (int64_t)head * D, row, tiles.q);
   nats_copy_commit();
   if (threadIdx.x == 0)
     tiles.visible = nats_visible_to<ROWS>(a, (int64_t)batch * a.kv_heads + kv_head, row);

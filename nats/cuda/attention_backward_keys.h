@@ -1,0 +1,37 @@
+// The sums over visible pairs that the kernels of dk and dv bring to the keys' tokens.
+#pragma once
+
+#include "nats/cuda/attention_backward.h"
+
+// Of the pairs of a key: all, those that a local key would show, those that a window key would show.
+enum { NATS_SUM_ALL, NATS_SUM_LOCAL, NATS_SUM_WINDOW, NATS_KEY_SUMS };
+
+// Writes the sums of a query head over the columns of a warp's keys: four lanes share a key. SLOTS are those
+// of a lane, eight keys apart. `own` comes from one of the lanes.
+template <int SLOTS, typename shared_memory, typename key_band>
+__device__ static void nats_write_key_sums(const nats_cuda_attention &a, int32_t head, const key_band &band,
+                                           const shared_memory &shared) {
+  const int lane = (int)threadIdx.x % NN_WARP;
+  const int64_t stats = ((int64_t)shared.tile.sequence * a.heads + head) * a.length;
+  float *const to[NATS_KEY_SUMS] = {a.visible.all, a.visible.local, a.visible.window};
+  __syncwarp(); // for `own`
+#pragma unroll
+  for (int row = 0; row < SLOTS; row++) {
+    const int slot = band.first + 8 * row + lane / 4;
+    const bool writes = lane % 4 == 0 && slot <= band.last;
+    const int64_t at = stats + (writes ? shared.position[slot] : 0);
+#pragma unroll
+    for (int sum = 0; sum < NATS_KEY_SUMS; sum++) {
+      float x = shared.sums[sum][row][threadIdx.x];
+      x += __shfl_xor_sync(0xffffffffu, x, 1);
+      x += __shfl_xor_sync(0xffffffffu, x, 2);
+      if (writes)
+        to[sum][at] = x;
+    }
+    if (writes) {
+      a.visible.ended[at] = 0; // a sum of hidden pairs
+      a.visible.own[at] = a.chunk == 1 ? shared.own[slot] : 0;
+    }
+  }
+  __syncwarp();
+}

@@ -175,7 +175,7 @@ __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequenc
                       shared);
 }
 
-// Grid: sequence and query head, block of queries (those that see most first).
+// Grid: nats_backward_grid of sequence and query head, block of queries (those that see most first).
 template <int D, bool SUMS>
 __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
     backward_queries(nats_cuda_attention a) {
@@ -185,8 +185,7 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
 
 template <int D, bool SUMS> static nn_status launch_queries(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<D>;
-  const dim3 grid((unsigned)a->batch * (unsigned)a->heads,
-                  (unsigned)nn_ceil_div(a->length, (int32_t)shape::ROWS));
+  const dim3 grid = nats_backward_grid(a->batch * a->heads, nn_ceil_div(a->length, (int32_t)shape::ROWS));
   return NN_LAUNCH(device, (backward_queries<D, SUMS>), grid, dim3(shape::THREADS),
                    sizeof(queries_shared<D, false>), *a);
 }

@@ -23,6 +23,21 @@ template <int D> struct nats_backward_shape {
 
 #define NATS_LOG2_E 1.4426950408889634f
 
+// Blocks start with x first, then y, then z. Those of a pair read the same q, do, k and v again and again,
+// and the cache holds them of some pairs at a time only. So a group of pairs (x) takes its tiles one by one
+// (y), the longest walks first, before the next group (z) begins. Tile i of all pairs before tile i + 1 would
+// read them from memory for every tile; pair after pair would leave the longest walks of the last one to the
+// end.
+enum { NATS_GRID_PAIRS = 32 }; // of a group, at most
+static inline dim3 nats_backward_grid(int32_t pairs, int32_t tiles) {
+  const int32_t groups = nn_ceil_div(pairs, (int32_t)NATS_GRID_PAIRS);
+  return dim3((unsigned)nn_ceil_div(pairs, groups), (unsigned)tiles, (unsigned)groups);
+}
+// The pair of a thread block. There may be none: the last group may be smaller.
+__device__ static inline int32_t nats_backward_pair() {
+  return (int32_t)(blockIdx.z * gridDim.x + blockIdx.x);
+}
+
 // delta, dq, and visible.seen where types are wanted (attention_backward.cu)
 nn_status nats_cuda_backward_queries(nn_device *device, const nats_cuda_attention *a);
 // dk, dv and the other sums of `visible`; reads delta (attention_backward_keys.cu)

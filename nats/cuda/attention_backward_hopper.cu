@@ -150,7 +150,7 @@ __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequenc
 }
 #endif
 
-// Grid: sequence and query head, block of queries (those that see most first).
+// Grid: nats_backward_grid of sequence and query head, block of queries (those that see most first).
 template <bool SUMS>
 __global__ static void __launch_bounds__(nats_backward_shape<64>::THREADS, 2)
     backward_queries_hopper(nats_cuda_attention a) {
@@ -164,8 +164,7 @@ __global__ static void __launch_bounds__(nats_backward_shape<64>::THREADS, 2)
 
 nn_status nats_cuda_backward_queries_hopper(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<64>;
-  const dim3 grid((unsigned)a->batch * (unsigned)a->heads,
-                  (unsigned)nn_ceil_div(a->length, (int32_t)shape::ROWS));
+  const dim3 grid = nats_backward_grid(a->batch * a->heads, nn_ceil_div(a->length, (int32_t)shape::ROWS));
   const size_t bytes = sizeof(queries_shared<64, true>);
   return a->wants_types
              ? NN_LAUNCH(device, backward_queries_hopper<true>, grid, dim3(shape::THREADS), bytes, *a)

@@ -29,6 +29,8 @@ template <int D> struct keys_shared {
 __device__ static key_tile find_tile(const nats_cuda_attention &a, int32_t pair, int32_t index,
                                      int32_t keys) {
   key_tile tile = {pair / a.kv_heads, pair % a.kv_heads, 0, 0};
+  if (tile.sequence >= a.batch)
+    return tile;
   const int32_t *start = a.lists.start + (int64_t)pair * 4;
   for (int c = 0; c < NATS_KEY_CLASSES && tile.count == 0; c++) {
     const int32_t tiles = (start[c + 1] - start[c] + keys - 1) / keys;
@@ -300,14 +302,14 @@ __device__ static void write_gradient(const nats_cuda_attention &a, const key_ba
   }
 }
 
-// Grid: sequence and kv head, tile of the lists.
+// Grid: nats_backward_grid of sequence and kv head, tile of the lists.
 template <int D, bool SUMS>
 __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
     backward_keys(nats_cuda_attention a) {
   using shape = nats_backward_shape<D>;
   NN_DYNAMIC_SHARED(char, memory);
   keys_shared<D> &shared = *(keys_shared<D> *)memory;
-  const key_tile tile = find_tile(a, (int32_t)blockIdx.x, (int32_t)blockIdx.y, shape::ROWS);
+  const key_tile tile = find_tile(a, nats_backward_pair(), (int32_t)blockIdx.y, shape::ROWS);
   if (tile.count == 0)
     return;
   if (threadIdx.x == 0)
@@ -352,8 +354,8 @@ template <int D, bool SUMS> static constexpr size_t shared_bytes() {
 
 template <int D, bool SUMS> static nn_status launch_keys(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<D>;
-  const dim3 grid((unsigned)a->batch * (unsigned)a->kv_heads,
-                  (unsigned)(nn_ceil_div(a->length, (int32_t)shape::ROWS) + NATS_KEY_CLASSES - 1));
+  const dim3 grid = nats_backward_grid(a->batch * a->kv_heads,
+                                       nn_ceil_div(a->length, (int32_t)shape::ROWS) + NATS_KEY_CLASSES - 1);
   return NN_LAUNCH(device, (backward_keys<D, SUMS>), grid, dim3(shape::THREADS), shared_bytes<D, SUMS>(), *a);
 }
 

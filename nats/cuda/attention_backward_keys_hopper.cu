@@ -37,6 +37,8 @@ struct keys_shared {
 // Tile `index` of a pair, counted through the lists: lasting keys first, for they are seen longest.
 __device__ static key_tile find_tile(const nats_cuda_attention &a, int32_t pair, int32_t index) {
   key_tile tile = {pair / a.kv_heads, pair % a.kv_heads, 0, 0, 0};
+  if (tile.sequence >= a.batch)
+    return tile;
   const int32_t *start = a.lists.start + (int64_t)pair * 4;
   for (int c = 0; c < NATS_KEY_CLASSES && tile.count == 0; c++) {
     const int32_t tiles = (start[c + 1] - start[c] + TILE - 1) / TILE;
@@ -369,13 +371,13 @@ __device__ static void walk(const nats_cuda_attention &a, key_band &band, keys_s
 }
 #endif
 
-// Grid: sequence and kv head, tile of the lists.
+// Grid: nats_backward_grid of sequence and kv head, tile of the lists.
 template <bool SUMS>
 __global__ static void __launch_bounds__(THREADS, 2) backward_keys_hopper(nats_cuda_attention a) {
 #ifdef NATS_WGMMA_CODE
   NN_DYNAMIC_SHARED(char, memory);
   keys_shared &shared = *(keys_shared *)memory;
-  const key_tile tile = find_tile(a, (int32_t)blockIdx.x, (int32_t)blockIdx.y);
+  const key_tile tile = find_tile(a, nats_backward_pair(), (int32_t)blockIdx.y);
   if (tile.count == 0)
     return;
   if (threadIdx.x == 0)
@@ -395,8 +397,8 @@ __global__ static void __launch_bounds__(THREADS, 2) backward_keys_hopper(nats_c
 }
 
 nn_status nats_cuda_backward_keys_hopper(nn_device *device, const nats_cuda_attention *a) {
-  const dim3 grid((unsigned)a->batch * (unsigned)a->kv_heads,
-                  (unsigned)(nn_ceil_div(a->length, (int32_t)TILE) + NATS_KEY_CLASSES - 1));
+  const dim3 grid = nats_backward_grid(a->batch * a->kv_heads,
+                                       nn_ceil_div(a->length, (int32_t)TILE) + NATS_KEY_CLASSES - 1);
   return a->wants_types
              ? NN_LAUNCH(device, backward_keys_hopper<true>, grid, dim3(THREADS), sizeof(keys_shared), *a)
              : NN_LAUNCH(device, backward_keys_hopper<false>, grid, dim3(THREADS),

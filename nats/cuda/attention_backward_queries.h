@@ -196,7 +196,9 @@ template <int D, bool GROUP, bool SUMS, typename warp_rows>
 __device__ static void walk(const nats_cuda_attention &a, queries_shared<D, GROUP> &shared) {
   using shape = nats_backward_shape<D>;
   enum { STAGES = queries_shared<D, GROUP>::STAGES };
-  const int32_t sequence = (int32_t)(blockIdx.x / a.heads), head = (int32_t)(blockIdx.x % a.heads);
+  const int32_t pair = nats_backward_pair(), sequence = pair / a.heads, head = pair % a.heads;
+  if (sequence >= a.batch)
+    return;
   const int32_t row = (int32_t)(gridDim.y - 1 - blockIdx.y) * shape::ROWS, thread = (int)threadIdx.x;
   if (thread == 0)
     shared.keys = find_visible(a, sequence, head / a.group, row, shape::ROWS);

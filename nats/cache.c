@@ -27,13 +27,12 @@ static nn_status allocate(nats_cache *cache) {
   cache->pairs = calloc(heads * 2, sizeof *cache->pairs);
   cache->made.rows = calloc(lists, sizeof *cache->made.rows);
   cache->made.entries = calloc(lists, sizeof *cache->made.entries);
-  cache->changes = calloc(lists, sizeof *cache->changes);
   cache->prompt_pairs = calloc(layer, sizeof *cache->prompt_pairs);
   cache->stored = calloc(layer, sizeof *cache->stored);
   cache->head_rank = calloc(heads, sizeof *cache->head_rank);
   cache->sample = calloc((size_t)shape->sequences, sizeof *cache->sample);
   if (!cache->lists || !cache->state || !cache->pairs || !cache->made.rows || !cache->made.entries ||
-      !cache->changes || !cache->prompt_pairs || !cache->stored || !cache->head_rank || !cache->sample)
+      !cache->prompt_pairs || !cache->stored || !cache->head_rank || !cache->sample)
     return NN_FAIL(NN_ERR_MEMORY, "out of memory for %lld cache lists", (long long)cache->list_count);
   for (size_t i = 0; i < lists; i++)
     cache->lists[i].tokens.state = cache->state + i * state;
@@ -99,6 +98,7 @@ void nats_cache_reset(nats_cache *cache) {
   cache->entry_count = cache->addition_count = cache->move_count = 0; // of a step that failed
   memset(cache->state, 0, state * sizeof *cache->state);
   memset(cache->pairs, 0, (size_t)shape->layers * (size_t)shape->kv_heads * 2 * sizeof *cache->pairs);
+  cache->longest = 0;
   cache->positions = 0;
   cache->stepmean = 0.0;
   cache->live_tokens = cache->peak_live_tokens = 0;
@@ -114,17 +114,17 @@ void nats_cache_free(nats_cache *cache) {
     return;
   for (int64_t i = 0; cache->lists && i < cache->list_count; i++)
     nats_list_free(&cache->lists[i]);
+  nats_cache_free_workers(cache);
   nats_page_pool_free(&cache->pool);
   nn_device_free(cache->device, cache->page_table);
   nn_device_free(cache->device, cache->device_packed);
   nn_device_free(cache->device, cache->device_logits);
   nn_device_free(cache->device, cache->device_weights);
   void *const of_host[] = {
-      cache->made.rows,  cache->made.items, cache->made.turns, cache->made.entries, cache->made.additions,
-      cache->made.moves, cache->packed,     cache->logits,     cache->weights,      cache->changes,
-      cache->drop,       cache->merge_to,   cache->slot_moves, cache->turn_room,    cache->prompt_pairs,
-      cache->stored,     cache->types,      cache->harmonic,   cache->sample,       cache->head_rank,
-      cache->pairs,      cache->state,      cache->lists,
+      cache->made.rows,  cache->made.items, cache->made.turns,   cache->made.entries, cache->made.additions,
+      cache->made.moves, cache->packed,     cache->logits,       cache->weights,      cache->turn_room,
+      cache->stored,     cache->types,      cache->prompt_pairs, cache->harmonic,     cache->sample,
+      cache->head_rank,  cache->pairs,      cache->state,        cache->lists,
   };
   for (size_t i = 0; i < sizeof of_host / sizeof *of_host; i++)
     free(of_host[i]);

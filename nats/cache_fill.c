@@ -94,6 +94,7 @@ nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_pro
     NN_TRY(take_pages(cache, &lists[l], prompt->length, &cache->stored[l]));
     longest = cache->stored[l].length > longest ? cache->stored[l].length : longest;
   }
+  cache->longest = longest > cache->longest ? longest : cache->longest;
   nats_cache_note_peaks(cache);
   NN_TRY(nats_cache_widen(cache, longest));
   NN_TRY(nats_cache_send_pages(cache, at, count));

@@ -13,6 +13,20 @@ typedef struct {
   float merge_factor;
 } nats_list_change;
 
+// A thread that asks the policy about one list after the other.
+typedef struct {
+  int32_t *drop, *merge_to; // [slots] scratch of a list
+  nats_slot_move *slot_moves;
+  int64_t slots;
+  nats_cache_move *moves; // [move_count] what its lists changed
+  nats_cache_addition *additions;
+  int64_t move_count, move_capacity, addition_count, addition_capacity;
+  int64_t dropped;      // tokens
+  int64_t new_capacity; // pages that tables have got room for
+  int32_t longest;      // of its lists, now
+  nn_status status;
+} nats_cache_worker;
+
 // The tables of a step: in host memory while they are made, and a copy in device memory.
 typedef struct {
   nats_cache_row *rows;           // [layers, S, Hk]
@@ -38,7 +52,7 @@ struct nats_cache {
   // the step that runs
   int32_t position, prompt;
   bool is_due, weighs; // the policy's `after` is asked; it reads attention weights
-  int32_t longest;     // of the lists
+  int32_t longest;     // no list is longer
   int32_t item_tokens; // and in a layer:
   int32_t item_count;  // more than are needed, so that it seldom changes
   nats_cache_tables made, sent;
@@ -54,11 +68,8 @@ struct nats_cache {
   float *device_weights, *weights; // [layers, S, Hk, longest]
   int64_t logit_capacity, weight_capacity;
 
-  // scratch of hooks: a stretch of `slot_stride` for every list that is asked at the same time
-  nats_list_change *changes;  // [layers, S, Hk]
-  int32_t *drop, *merge_to;   // [slot_capacity]
-  nats_slot_move *slot_moves; // [slot_capacity]
-  int64_t slot_capacity, slot_stride;
+  nats_cache_worker *workers; // [worker_count] of the threads that ask hooks
+  int32_t worker_count;
   int64_t *turn_room; // [turn_room_capacity] of policies that number tokens anew
   int64_t turn_room_capacity;
 
@@ -101,15 +112,20 @@ nats_policy_step nats_cache_step_of(const nats_cache *cache, int64_t i);
 
 typedef int32_t (*nats_policy_hook)(const nats_policy_step *step, nats_policy_list *list, int32_t *drop);
 
-// What a hook sees, all NULL where it may see nothing.
+// What happens to every list: a hook (NULL: none) is asked and obeyed, then the step's token is appended.
 typedef struct {
+  nats_policy_hook hook;
+  // what it sees, NULL where it may see nothing
   const float *logits;  // [layers, S, Hk, 3]
   const float *weights; // [layers, S, Hk, longest]
-} nats_cache_seen;
+  bool append;
+} nats_cache_asked;
 
-// Asks one hook (NULL: none) about every list, takes the dropped tokens off its tables, returns pages, and
-// notes which values and tokens the device is to add and to move.
-nn_status nats_cache_evict(nats_cache *cache, nats_policy_hook hook, nats_cache_seen seen);
+// Changes the tables of all lists, returns and takes pages, and notes which pages the device is to enter, and
+// which values and tokens it is to add and to move.
+nn_status nats_cache_change(nats_cache *cache, const nats_cache_asked *asked);
+
+void nats_cache_free_workers(nats_cache *cache);
 
 // Counts what list `i` attended to in `causal` pairs.
 void nats_cache_count_pairs(nats_cache *cache, int64_t i, nats_policy_pairs pairs, double causal);

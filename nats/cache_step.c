@@ -5,33 +5,6 @@
 
 // ---- before the layers
 
-// Room for a token in every list; its key and value come later.
-static nn_status append_all(nats_cache *cache) {
-  NN_TRY(nats_cache_widen(cache, cache->longest + 1));
-  for (int64_t i = 0; i < cache->list_count; i++) {
-    nats_cache_list *list = &cache->lists[i];
-    int32_t pages = list->page_count;
-    NN_TRY(nats_cache_fit(cache, list, list->tokens.length + 1));
-    nats_list_push(&list->tokens, cache->position);
-    NN_TRY(nats_list_fit_pages(list, &cache->pool));
-    if (list->page_count > pages)
-      cache->made.entries[cache->entry_count++] = (nats_cache_entry){
-          .at = i * cache->page_stride + pages,
-          .page = nats_page_at(&cache->pool, list->pages[pages]),
-      };
-  }
-  cache->live_tokens += cache->list_count;
-  nats_cache_note_peaks(cache);
-  return NN_OK;
-}
-
-static void measure(nats_cache *cache) {
-  cache->longest = 0;
-  for (int64_t i = 0; i < cache->list_count; i++)
-    cache->longest =
-        cache->lists[i].tokens.length > cache->longest ? cache->lists[i].tokens.length : cache->longest;
-}
-
 static void lay_out_rows(nats_cache *cache) {
   double seen = cache->position + 1.0;
   for (int64_t i = 0; i < cache->list_count; i++) {
@@ -83,10 +56,8 @@ nn_status nats_cache_begin(nats_cache *cache, int32_t position, int32_t prompt) 
   nats_policy_step step = nats_cache_step_of(cache, 0);
   cache->is_due = policy->after && (!policy->is_due || policy->is_due(&step));
   cache->weighs = cache->is_due && policy->uses_weights;
-  NN_TRY(nats_cache_evict(cache, policy->before, (nats_cache_seen){0}));
-  measure(cache);
-  NN_TRY(append_all(cache));
-  measure(cache);
+  NN_TRY(nats_cache_change(cache, &(nats_cache_asked){.hook = policy->before, .append = true}));
+  nats_cache_note_peaks(cache);
   lay_out_rows(cache);
   NN_TRY(turn_rows(cache));
   NN_TRY(nats_cache_cut_items(cache));
@@ -173,7 +144,7 @@ static void average_heads(nats_cache *cache) {
 }
 
 // What was computed comes to the host.
-static nn_status fetch(nats_cache *cache, nats_cache_seen *out) {
+static nn_status fetch(nats_cache *cache, nats_cache_asked *asked) {
   int64_t logits = cache->device_logits ? cache->list_count * NATS_TYPES : 0;
   int64_t weights = cache->weighs ? cache->list_count * cache->longest : 0;
   NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, logits, sizeof *cache->logits));
@@ -186,19 +157,17 @@ static nn_status fetch(nats_cache *cache, nats_cache_seen *out) {
   NN_TRY(nn_device_sync(cache->device));
   if (cache->weighs && cache->choice.policy->averages_heads)
     average_heads(cache);
-  *out = (nats_cache_seen){
-      .logits = logits > 0 ? cache->logits : NULL,
-      .weights = weights > 0 ? cache->weights : NULL,
-  };
+  asked->logits = logits > 0 ? cache->logits : NULL;
+  asked->weights = weights > 0 ? cache->weights : NULL;
   return NN_OK;
 }
 
 nn_status nats_cache_end(nats_cache *cache) {
-  nats_cache_seen seen;
+  nats_cache_asked asked = {.hook = cache->choice.policy->after};
   if (!cache->is_due)
     return NN_OK;
-  NN_TRY(fetch(cache, &seen));
-  NN_TRY(nats_cache_evict(cache, cache->choice.policy->after, seen));
+  NN_TRY(fetch(cache, &asked));
+  NN_TRY(nats_cache_change(cache, &asked));
   NN_TRY(nats_cache_send(cache, false));
   nats_page_pool_trim(&cache->pool);
   return NN_OK;

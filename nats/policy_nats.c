@@ -2,16 +2,16 @@
 // lives until a later chunk turns out global, a window token lives for W more positions after its chunk. A
 // chunk gets its type from the mean of its logits when its last token has been seen; until then it is wholly
 // visible and ends nothing. Chunk 0 is global.
-#include <string.h> // memmove
+#include <string.h> // memchr, memmove
 
 #include "nats/policy.h"
 
 enum { WINDOW };
 
-// What a list remembers: sums of logits of the unfinished chunk, by type, and how many slots at its start
-// hold global tokens. These stay where they are, so nobody has to look at them again: most tokens of a list,
-// where most tokens of a text die early.
-enum { SETTLED = NATS_TYPES, STATE_SIZE };
+// What a list remembers: sums of logits of the unfinished chunk, by type; how many slots at its start hold
+// global tokens, which stay where they are, so that nobody has to look at them again; and where the window
+// tokens were seen that expire soon.
+enum { SETTLED = NATS_TYPES, HINTS, AHEAD = 16, STATE_SIZE = HINTS + AHEAD };
 
 enum { MOST_SETTLED = 1 << 24 }; // a float counts so far
 
@@ -23,6 +23,43 @@ static int32_t settle(nats_policy_list *list) {
   return settled;
 }
 
+// ---- what expires
+
+// Hints are slots: of a token, 0 where nobody has looked (token 0 never expires), or NOBODY. Tokens may have
+// moved since, but none comes back.
+enum { NOBODY = -1 };
+
+// The hint of a position. A list looks ahead when it begins anew with the first, each list at its own time.
+static int32_t hint_of(const nats_policy_step *step) {
+  return (int32_t)(((int64_t)step->position + step->head + 5 * (int64_t)step->layer) % AHEAD);
+}
+
+// Of chunks of one token: where the tokens are that expire from now on, until hints begin anew. Returns the
+// slot of the one at `first`, which expires now.
+static int32_t look_ahead(const nats_policy_step *step, nats_policy_list *list, int32_t first) {
+  int32_t now = hint_of(step), count = AHEAD - now, slot_now = NOBODY;
+  float *hint = list->state + HINTS + now;
+  for (int32_t ahead = 0; ahead < count; ahead++) // others may still get a type
+    hint[ahead] = ahead <= step->parameter[WINDOW] ? NOBODY : 0;
+  for (int32_t slot = settle(list); slot < list->length; slot++) {
+    int64_t ahead = (int64_t)list->position[slot] - first;
+    if (ahead < 0 || ahead >= count || list->type[slot] != NATS_WINDOW)
+      continue;
+    hint[ahead] = (float)slot;
+    slot_now = ahead == 0 ? slot : slot_now;
+  }
+  return slot_now;
+}
+
+static int32_t find_expired(const nats_policy_step *step, nats_policy_list *list, int32_t first) {
+  int32_t now = hint_of(step), slot = (int32_t)list->state[HINTS + now];
+  if (now > 0 && slot == NOBODY)
+    return NOBODY;
+  if (now > 0 && slot > 0 && slot < list->length && list->position[slot] == first)
+    return slot;
+  return look_ahead(step, list, first);
+}
+
 // Asked at every position, so what expires now is one chunk, if it is of window tokens: that whose last row
 // was the one before. Runs before anything is appended, so every typed chunk is complete.
 static int32_t before(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
@@ -30,6 +67,10 @@ static int32_t before(const nats_policy_step *step, nats_policy_list *list, int3
   int32_t count = 0;
   if (first < 0 || first % step->chunk != 0)
     return 0;
+  if (step->chunk == 1) {
+    drop[0] = find_expired(step, list, (int32_t)first);
+    return drop[0] != NOBODY;
+  }
   for (int32_t slot = settle(list); slot < list->length; slot++) {
     int64_t ahead = list->position[slot] - first; // asked first: it is hardly ever so
     if (ahead >= 0 && ahead < step->chunk && list->type[slot] == NATS_WINDOW)
@@ -37,6 +78,8 @@ static int32_t before(const nats_policy_step *step, nats_policy_list *list, int3
   }
   return count;
 }
+
+// ---- types
 
 // The sum of logits orders the types as their mean does. The lowest type wins a tie.
 static uint8_t choose(int32_t chunk, const float sum[NATS_TYPES]) {
@@ -49,6 +92,18 @@ static uint8_t choose(int32_t chunk, const float sum[NATS_TYPES]) {
   return best;
 }
 
+static int32_t find_locals(nats_policy_list *list, int32_t *drop) {
+  int32_t count = 0, slot = settle(list);
+  for (const uint8_t *found; slot < list->length; slot++) {
+    found = memchr(list->type + slot, NATS_LOCAL, (size_t)(list->length - slot));
+    if (!found)
+      break;
+    slot = (int32_t)(found - list->type);
+    drop[count++] = slot;
+  }
+  return count;
+}
+
 static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32_t *drop) {
   float *sum = list->state;
   for (int32_t type = 0; type < NATS_TYPES; type++)
@@ -59,9 +114,9 @@ static int32_t after(const nats_policy_step *step, nats_policy_list *list, int32
   uint8_t type = choose(chunk, sum);
   for (int32_t t = 0; t < NATS_TYPES; t++)
     sum[t] = 0.0f;
-  if (step->chunk == 1 && type != NATS_GLOBAL) { // most steps: the newest token is the last
+  if (step->chunk == 1) {
     list->type[list->length - 1] = type;
-    return 0;
+    return type == NATS_GLOBAL ? find_locals(list, drop) : 0;
   }
   int32_t count = 0;
   for (int32_t slot = settle(list); slot < list->length; slot++) {

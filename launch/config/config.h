@@ -57,6 +57,7 @@ typedef struct {
   } nats;
 
   struct {
+    char from[1024]; // run folder whose weights this run begins with; empty: random ones
     int64_t steps;
     int32_t batch;       // sequences a step, over all ranks
     int32_t micro_batch; // sequences of one pass on one rank, at most

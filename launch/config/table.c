@@ -78,6 +78,7 @@ const launch_key launch_keys[] = {
   REAL(nats.kv_target, "0", 0, 1, FIXED, "KV fraction that lambda is driven to after the warm-up; 0: constant lambda"),
   REAL(nats.kv_eta, "0.003", 0, 1000, FIXED, "lambda += kv_eta (KV fraction - kv_target), once a step"),
 
+  TEXT(train.from, "", MAY_CHANGE, "run folder whose last weights a new run begins with, instead of random ones"),
   WHOLE(train.steps, "1000", 1, HUGE_COUNT, MAY_CHANGE, "updates of the whole run; schedules and phases are shares of it"),
   WHOLE(train.batch, "32", 1, 1 << 24, FIXED, "sequences of a step, over all ranks"),
   WHOLE(train.micro_batch, "8", 1, 1 << 20, MAY_CHANGE, "sequences of one pass on one rank, at most"),

@@ -101,5 +101,6 @@ nn_status launch_trainer_rescue(launch_trainer *trainer, nn_status status);
 
 // Agreed. Creates and locks the run folder, and refuses one of another configuration.
 nn_status launch_trainer_claim(launch_trainer *trainer);
-// Agreed. Continues from the newest checkpoint that verifies, if there is one.
+// Agreed. Continues from the newest checkpoint that verifies, if there is one, else with the weights of
+// train.from, if that is given.
 nn_status launch_trainer_resume(launch_trainer *trainer);

@@ -72,7 +72,7 @@ nn_status launch_trainer_claim(launch_trainer *t) {
   return dist_agree(t->world, first ? belongs(t) : NN_OK);
 }
 
-// ---- resuming ----
+// ---- the state of a run ----
 
 static json_t *losses_of(const launch_spikes *spikes) {
   json_t *losses = json_array();
@@ -133,6 +133,52 @@ static nn_status restore(launch_trainer *t, const data_checkpoint_loaded *loaded
   return NN_OK;
 }
 
+// ---- beginning with the weights of another run ----
+
+static nn_status same_tokens(const launch_trainer *t, const data_checkpoint_loaded *loaded) {
+  size_t bytes;
+  const void *blob = data_set_tokenizer_blob(t->data, &bytes);
+  if (strcmp(loaded->tokenizer_kind, data_set_tokenizer_kind(t->data)) == 0 &&
+      bytes == loaded->tokenizer_bytes && (bytes == 0 || memcmp(blob, loaded->tokenizer_blob, bytes) == 0))
+    return NN_OK;
+  return NN_FAIL(NN_ERR_USAGE, "train.from: the tokens of %s are not those of %s (another tokenizer)",
+                 loaded->path, t->config.data.path);
+}
+
+// A scorer that the checkpoint lacks, being of a model without token types, stays as it was initialised.
+static nn_status read_weights(launch_trainer *t, const data_checkpoint_loaded *loaded) {
+  NN_TRY(same_tokens(t, loaded));
+  for (int32_t i = 0; i < t->learner.table.count; i++) {
+    int64_t rows, columns;
+    bool scorer = t->learner.table.items[i].group == NN_GROUP_SCORER;
+    if (scorer && data_checkpoint_shape(loaded, t->tensors[i].name, &rows, &columns) != NN_OK)
+      nn_error_clear();
+    else
+      NN_TRY(data_checkpoint_read(loaded, t->device, &t->tensors[i], 1));
+  }
+  return NN_OK;
+}
+
+static nn_status begin_with(launch_trainer *t) {
+  char folder[1100];
+  bool found = false;
+  data_checkpoint_loaded loaded = {0};
+  snprintf(folder, sizeof folder, "%s/checkpoints", t->config.train.from);
+  NN_TRY(data_checkpoint_find(t->world, folder, &found, &loaded));
+  if (!found)
+    return NN_FAIL(NN_ERR_USAGE, "train.from: %s: expected a run folder with a checkpoint in it, found none",
+                   t->config.train.from);
+  nn_status status = dist_agree(t->world, read_weights(t, &loaded));
+  if (status == NN_OK)
+    status = launch_learner_refresh(&t->learner);
+  if (status == NN_OK)
+    nn_info("beginning with the weights of %s", loaded.path);
+  data_checkpoint_loaded_free(&loaded);
+  return status;
+}
+
+// ---- resuming ----
+
 nn_status launch_trainer_resume(launch_trainer *t) {
   char folder[1100];
   bool found = false;
@@ -141,7 +187,7 @@ nn_status launch_trainer_resume(launch_trainer *t) {
   double started = launch_seconds();
   NN_TRY(data_checkpoint_find(t->world, folder, &found, &loaded));
   if (!found)
-    return NN_OK;
+    return t->config.train.from[0] != '\0' ? begin_with(t) : NN_OK;
   nn_status status = dist_agree(t->world, restore(t, &loaded));
   if (status == NN_OK)
     status = launch_learner_refresh(&t->learner);

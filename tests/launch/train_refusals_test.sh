@@ -47,6 +47,12 @@ shard=$work/flipped/train-00000.h5
 printf '\252\125' | dd of="$shard" bs=1 seek=$(($(stat -c %s "$shard") / 2)) conv=notrunc status=none
 ranks=2 refuse 1 "$shard" data.path="$work/flipped" train.steps=200
 
+# Weights of other runs.
+ranks=2 refuse 2 "train.from: $work/nowhere: expected a run folder with a checkpoint in it, found none" train.from="$work/nowhere"
+train 0 run="$work/wide" model.width=64
+expect_status 0
+ranks=2 refuse 1 '.*tensor param/embedding.weight: expected \[320, 32\], found \[320, 64\]' train.from="$work/wide"
+
 # Folders of other runs.
 train 2
 expect_status 0

@@ -93,6 +93,23 @@ resume)
   done
   ;;
 
+# What a run has learned can be the beginning of another: with token types where it had none, on other ranks.
+from)
+  train 2 run="$work/dense" model.attention=dense
+  expect_status 0
+  # A step that changes nothing: the scorer, which the dense run lacks, still keeps every token.
+  next=(run="$work/next" train.from="$work/dense" optimizer.lr=1e-12 optimizer.lr_min=0)
+  train 0 train.steps=1 "${next[@]}"
+  expect_status 0
+  expect_line "beginning with the weights of $work/dense/checkpoints/step-000000020"
+  paste <(field val_loss "$work/dense" | tail -n 1) <(field val_loss "$work/next" | head -n 1) >"$log"
+  awk '{ off = $1 - $2 } END { exit !(NF == 2 && off < 1e-5 && off > -1e-5) }' "$log" || fail 'another loss'
+  train 2 train.steps=2 "${next[@]}" # goes on with its own, once it has any
+  expect_status 0
+  expect_line 'continuing at step 1 '
+  expect_no_line 'beginning with'
+  ;;
+
 # A job that gets fewer or more nodes the next time sees the same samples in the same order.
 other_ranks)
   train 2 run="$work/whole" "${long[@]}"

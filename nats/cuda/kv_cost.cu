@@ -87,20 +87,15 @@ extern "C" nn_status nats_cuda_kv_cost_forward(nn_device *device, const nats_kv_
 
 // ---- backward
 
-// What each type would cost every complete chunk. One block a strip of chunks.
-static __global__ void __launch_bounds__(1024) add_prices(nats_kv_cost op, int32_t chunks, int32_t strips) {
-  const int64_t pair = blockIdx.x / strips;
-  const int32_t a = (int32_t)(blockIdx.x % strips * blockDim.x + threadIdx.x);
-  const int32_t length = length_of(op, pair / op.kv_heads), complete = op.length / op.chunk;
-  const int32_t next = nats_next_global(op.types + pair * chunks, a, complete);
+// What each type would cost a complete chunk of a sequence of `length` tokens, whose next global is `next`.
+__device__ static void add_price(const nats_kv_cost &op, int32_t length, int32_t a, int32_t next,
+                                 double price, float *dtypes) {
   const int64_t first = (int64_t)a * op.chunk, start = first + op.chunk;
   const int64_t keys = (start < length ? start : length) - first; // that are no padding
-  if (a >= complete || keys <= 0)
+  if (keys <= 0)
     return;
   const int64_t after_next = next == NATS_NONE ? op.length : (int64_t)(next + 1) * op.chunk; // s(N(a))
   const int64_t ends[NATS_TYPES] = {length, after_next, start + op.window}; // first row after each
-  const double price = (double)*op.lambda * (double)*op.pair_scale;
-  float *dtypes = op.dtypes + (pair * chunks + a) * (int)NATS_TYPES;
 #pragma unroll
   for (int type = 0; type < NATS_TYPES; type++) {
     const int64_t end = ends[type] < length ? ends[type] : length;
@@ -109,8 +104,32 @@ static __global__ void __launch_bounds__(1024) add_prices(nats_kv_cost op, int32
   }
 }
 
+// One block a strip of chunks.
+static __global__ void __launch_bounds__(NATS_STRIP_THREADS)
+    add_prices(nats_kv_cost op, int32_t chunks, int32_t strips) {
+  const int64_t pair = blockIdx.x / strips;
+  const int32_t begin = (int32_t)(blockIdx.x % strips) * NATS_STRIP_CHUNKS, complete = op.length / op.chunk;
+  const uint8_t *types = op.types + pair * chunks;
+  bool globals[NATS_STRIP_ITEMS];
+  int32_t next[NATS_STRIP_ITEMS];
+#pragma unroll
+  for (int item = 0; item < NATS_STRIP_ITEMS; item++) {
+    const int32_t a = begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x;
+    globals[item] = a < complete && types[a] == NATS_GLOBAL;
+  }
+  nats_next_globals(globals, types, begin, complete, next);
+  const int32_t length = length_of(op, pair / op.kv_heads);
+  const double price = (double)*op.lambda * (double)*op.pair_scale;
+#pragma unroll
+  for (int item = 0; item < NATS_STRIP_ITEMS; item++) {
+    const int32_t a = begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x;
+    if (a < complete)
+      add_price(op, length, a, next[item], price, op.dtypes + (pair * chunks + a) * (int)NATS_TYPES);
+  }
+}
+
 extern "C" nn_status nats_cuda_kv_cost_backward(nn_device *device, const nats_kv_cost *op) {
-  const int32_t chunks = nats_chunks(op->length, op->chunk), strips = nats_strip_count(chunks);
-  return NN_LAUNCH(device, add_prices, (unsigned)(op->batch * op->kv_heads * strips),
-                   (unsigned)nats_strip_threads(chunks), 0, *op, chunks, strips);
+  const int32_t chunks = nats_chunks(op->length, op->chunk), strips = nats_chunk_strips(chunks);
+  const unsigned blocks = (unsigned)op->batch * (unsigned)op->kv_heads * (unsigned)strips;
+  return NN_LAUNCH(device, add_prices, blocks, NATS_STRIP_THREADS, 0, *op, chunks, strips);
 }

@@ -80,7 +80,7 @@ typedef struct {
   int32_t whole;
 } nats_segment_sum;
 
-enum { NATS_STRIP = 256 }; // chunks that are summed together
+enum { NATS_STRIP = 1024 }; // chunks that are summed together
 static inline int32_t nats_strips(int32_t chunks) {
   return nn_ceil_div(chunks, (int32_t)NATS_STRIP);
 }
@@ -108,7 +108,7 @@ typedef struct {
   float *block_weight;     // [blocks of 64 rows] factor of hidden pairs: 0, or 1 / the share that was drawn
   nats_row_sums visible;   // of pairs that the mask shows
   nats_row_sums hidden;    // of pairs that it hides, block_weight applied; `own` and `seen` are NULL
-  nats_segment_sum *taken; // [P, ceil(chunks / 256)] by strip of chunks
+  nats_segment_sum *taken; // [P, ceil(chunks / 1024)] what each strip of chunks leaves to the next
   float *dtypes;           // [B, Hk, chunks, 3]
 } nats_cuda_attention;
 

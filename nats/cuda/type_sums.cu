@@ -1,18 +1,21 @@
 // From sums over rows to the gradient of the types: what nats_type_gradient of nats/cpu/type_sums.c does.
 //
-// The chunks of a (sequence, kv head) are taken in strips, a thread block each. Every thread has a chunk: its
-// sums (over its tokens and the query heads of the group, visible and hidden pairs together), then what a
-// global there takes away. That is a sum over the chunks of the segment before it, which begins anew after
-// every global chunk: a segmented scan (Blelloch 1990, "Prefix sums and their applications", section 1.5).
-// What strips leave to those after them is taken away by a second kernel.
+// The chunks of a (sequence, kv head) are taken in strips, a thread block each. The sums of every chunk (over
+// its tokens and the query heads of the group, visible and hidden pairs together) come to shared memory; then
+// every thread has ITEMS neighbouring chunks, and finds what a global there takes away. That is a sum over
+// the chunks of the segment before it, which begins anew after every global chunk: a segmented scan (Blelloch
+// 1990, "Prefix sums and their applications", section 1.5). What strips leave to those after them is taken
+// away by a second kernel.
 #include "nats/cuda/attention.h"
 
-enum { THREADS = NATS_STRIP, WARPS = THREADS / NN_WARP };
+enum { THREADS = 256, WARPS = THREADS / NN_WARP, ITEMS = NATS_STRIP / THREADS };
 
-// The sums of nats_row_sums over a chunk.
+// A strip in shared memory. The gradient of its types takes the place of the first three sums.
+enum { ALL, LOCAL, WINDOW, ENDED, OWN, SEEN, SUMS };
 typedef struct {
-  double all, local, window, ended, own, seen;
-} chunk_sums;
+  float sums[SUMS][NATS_STRIP];
+  uint8_t before[NATS_STRIP + 1]; // the type of the chunk before each one, global before the first of all
+} strip_memory;
 
 __device__ static inline nats_segment_sum join(nats_segment_sum before, nats_segment_sum x) {
   if (x.whole)
@@ -27,36 +30,58 @@ __device__ static inline double sum_lanes(double x, int lanes) {
   return x;
 }
 
-// Chunk `c` by `lanes` lanes together; zeros where it does not exist.
-__device__ static chunk_sums sum_chunk(const nats_cuda_attention &a, int64_t pair, int32_t c, bool exists,
-                                       int lanes) {
-  chunk_sums x = {};
-  const int64_t head = pair * a.group; // sequence * H + the group's first query head
-  for (int32_t g = 0; exists && g < a.group; g++)
-    for (int32_t t = (int32_t)threadIdx.x % lanes; t < a.chunk; t += lanes) {
-      const int64_t at = (head + g) * a.length + (int64_t)c * a.chunk + t;
-      x.all += (double)a.visible.all[at] + (double)a.hidden.all[at];
-      x.local += (double)a.visible.local[at] + (double)a.hidden.local[at];
-      x.window += (double)a.visible.window[at] + (double)a.hidden.window[at];
-      x.ended += (double)a.visible.ended[at] + (double)a.hidden.ended[at];
-      x.own += (double)a.visible.own[at];
-      x.seen += (double)a.visible.seen[at];
-    }
-  return {sum_lanes(x.all, lanes),   sum_lanes(x.local, lanes), sum_lanes(x.window, lanes),
-          sum_lanes(x.ended, lanes), sum_lanes(x.own, lanes),   sum_lanes(x.seen, lanes)};
+// Adds the sums of token and query head `at`.
+__device__ static inline void add_sums(const nats_cuda_attention &a, int64_t at, double sums[SUMS]) {
+  sums[ALL] += (double)a.visible.all[at] + (double)a.hidden.all[at];
+  sums[LOCAL] += (double)a.visible.local[at] + (double)a.hidden.local[at];
+  sums[WINDOW] += (double)a.visible.window[at] + (double)a.hidden.window[at];
+  sums[ENDED] += (double)a.visible.ended[at] + (double)a.hidden.ended[at];
+  sums[OWN] += (double)a.visible.own[at];
+  sums[SEEN] += (double)a.visible.seen[at];
 }
 
-// Whether a segment begins with chunk `c`.
-__device__ static inline bool begins(const uint8_t *types, int32_t c) {
-  return c == 0 || types[c - 1] == NATS_GLOBAL;
+// Sums of the strip that begins with chunk `first`, `complete` chunks of it: by `lanes` lanes a chunk, ITEMS
+// chunks at once.
+__device__ static void sum_chunks(const nats_cuda_attention &a, int64_t pair, int32_t first, int32_t complete,
+                                  int lanes, strip_memory &strip) {
+  const int thread = (int)threadIdx.x;
+  const int64_t heads = pair * a.group * a.length + (int64_t)first * a.chunk; // the group's first query head
+  for (int part = 0; part < lanes; part++) {
+    double x[ITEMS][SUMS] = {};
+    for (int32_t g = 0; g < a.group; g++)
+      for (int32_t t = thread % lanes; t < a.chunk; t += lanes)
+#pragma unroll
+        for (int item = 0; item < ITEMS; item++) {
+          const int32_t slot = ((part * ITEMS + item) * THREADS + thread) / lanes;
+          if (slot < complete)
+            add_sums(a, heads + (int64_t)g * a.length + (int64_t)slot * a.chunk + t, x[item]);
+        }
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++)
+#pragma unroll
+      for (int sum = 0; sum < SUMS; sum++) {
+        const double total = sum_lanes(x[item][sum], lanes);
+        if (thread % lanes == 0)
+          strip.sums[sum][((part * ITEMS + item) * THREADS + thread) / lanes] = (float)total;
+      }
+  }
 }
 
-// Chunk `c`'s own term of the segmented sums; `before` belongs to chunk c - 1.
-__device__ static nats_segment_sum begin_segment(const uint8_t *types, int32_t c, const chunk_sums &before,
-                                                 const chunk_sums &own) {
-  if (begins(types, c))
+// What the chunk in `slot` leaves to the one after it.
+__device__ static nats_segment_sum leave(const strip_memory &strip, int32_t slot) {
+  const uint8_t type = strip.before[slot + 1];
+  if (type == NATS_GLOBAL)
     return {0, 0, 1};
-  return {before.ended, (types[c - 1] == NATS_LOCAL ? before.local : 0) - own.seen, 0};
+  return {strip.sums[ENDED][slot], type == NATS_LOCAL ? strip.sums[LOCAL][slot] : 0.0, 0};
+}
+
+// The term of the chunk in `slot` in the segmented sums, but for what the strip before leaves.
+__device__ static nats_segment_sum term_of(const strip_memory &strip, int32_t slot) {
+  if (strip.before[slot] == NATS_GLOBAL)
+    return {0, 0, 1};
+  nats_segment_sum term = slot > 0 ? leave(strip, slot - 1) : nats_segment_sum{0, 0, 0};
+  term.crossing -= strip.sums[SEEN][slot];
+  return term;
 }
 
 __device__ static inline nats_segment_sum scan_warp(nats_segment_sum x) {
@@ -70,57 +95,68 @@ __device__ static inline nats_segment_sum scan_warp(nats_segment_sum x) {
   return x;
 }
 
-// Up to this thread, over the block. *total: of all threads.
-__device__ static inline nats_segment_sum scan_block(nats_segment_sum x, nats_segment_sum *total) {
+// Over the threads before this one.
+__device__ static inline nats_segment_sum scan_before(nats_segment_sum x) {
   __shared__ nats_segment_sum of_warp[WARPS];
-  const int mine = (int)threadIdx.x / NN_WARP;
+  const int lane = (int)threadIdx.x % NN_WARP, mine = (int)threadIdx.x / NN_WARP;
   x = scan_warp(x);
-  if (threadIdx.x % NN_WARP == NN_WARP - 1)
+  if (lane == NN_WARP - 1)
     of_warp[mine] = x;
   __syncthreads();
   nats_segment_sum before = {0, 0, 0};
-  for (int warp = 0; warp < WARPS; warp++) {
-    if (warp == mine)
-      x = join(before, x);
+  for (int warp = 0; warp < mine; warp++)
     before = join(before, of_warp[warp]);
-  }
-  *total = before;
-  return x;
+  x = {__shfl_up_sync(0xffffffffu, x.ended, 1), __shfl_up_sync(0xffffffffu, x.crossing, 1),
+       __shfl_up_sync(0xffffffffu, x.whole, 1)};
+  return lane == 0 ? before : join(before, x);
 }
 
-// `lanes`: how many lanes add up a chunk, a power of two.
+// Every thread turns the sums of its chunks into the gradient of their types. The last one learns what the
+// strip leaves to the next: *left.
+__device__ static void take_away(strip_memory &strip, int32_t complete, nats_segment_sum *left) {
+  const int32_t first = (int32_t)threadIdx.x * ITEMS;
+  nats_segment_sum terms[ITEMS], own = {0, 0, 0};
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) {
+    terms[item] = first + item < complete ? term_of(strip, first + item) : nats_segment_sum{0, 0, 0};
+    own = join(own, terms[item]);
+  }
+  const nats_segment_sum rest = leave(strip, first + ITEMS - 1);
+  nats_segment_sum taken = scan_before(own); // behind its barrier nobody reads what others write
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) {
+    const int32_t slot = first + item;
+    taken = join(taken, terms[item]);
+    const double ends = strip.before[slot + 1] == NATS_GLOBAL ? taken.ended : taken.crossing;
+    const float alone = strip.sums[OWN][slot];
+    strip.sums[ALL][slot] = (float)((double)strip.sums[ALL][slot] + alone - ends);
+    strip.sums[LOCAL][slot] += alone;
+    strip.sums[WINDOW][slot] += alone;
+  }
+  *left = join(taken, rest);
+}
+
+// One block a strip. `lanes`: how many lanes add up a chunk, a power of two.
 __global__ __launch_bounds__(THREADS) static void sum_strip(nats_cuda_attention a, int32_t strips,
                                                             int lanes) {
-  __shared__ chunk_sums sums[1 + THREADS]; // of the chunk before the strip, then of the strip's
+  __shared__ strip_memory strip;
   const int64_t pair = blockIdx.x / strips;
-  const int32_t first = (int32_t)(blockIdx.x % strips) * THREADS, complete = a.length / a.chunk;
-  const int32_t thread = (int32_t)threadIdx.x;
-  for (int part = -1; part < lanes; part++) {
-    const int32_t slot = part < 0 ? -1 : (part * THREADS + thread) / lanes, c = first + slot;
-    const chunk_sums x =
-        sum_chunk(a, pair, c, c >= 0 && c < complete && (part >= 0 || thread < lanes), lanes);
-    if (thread % lanes == 0 && (part >= 0 || thread == 0))
-      sums[1 + slot] = x;
-  }
+  const int32_t first = (int32_t)(blockIdx.x % strips) * NATS_STRIP, thread = (int32_t)threadIdx.x;
+  const int32_t chunks = min((int32_t)NATS_STRIP, a.chunks - first);
+  const int32_t complete = min(chunks, a.length / a.chunk - first);
+  const uint8_t *types = a.types + pair * a.chunks + first;
+  sum_chunks(a, pair, first, complete, lanes, strip);
+  for (int32_t i = thread; i <= NATS_STRIP; i += THREADS)
+    strip.before[i] = i <= complete && first + i > 0 ? types[i - 1] : (uint8_t)NATS_GLOBAL;
   __syncthreads();
-
-  const int32_t c = first + thread;
-  const uint8_t *types = a.types + pair * a.chunks;
-  const chunk_sums own = sums[1 + thread];
-  nats_segment_sum taken = {0, 0, 0}, total;
-  if (c < complete)
-    taken = begin_segment(types, c, sums[thread], own);
-  taken = scan_block(taken, &total);
-  if (thread == 0)
-    a.taken[blockIdx.x] = total;
-  if (c >= a.chunks)
-    return;
-  float *dtypes = a.dtypes + (pair * a.chunks + c) * 3;
-  const bool typed = c < complete; // an unfinished chunk gets no gradient
-  const double ends = typed && types[c] == NATS_GLOBAL ? taken.ended : taken.crossing;
-  dtypes[NATS_GLOBAL] = typed ? (float)(own.all + own.own - ends) : 0;
-  dtypes[NATS_LOCAL] = typed ? (float)(own.local + own.own) : 0;
-  dtypes[NATS_WINDOW] = typed ? (float)(own.window + own.own) : 0;
+  nats_segment_sum left;
+  take_away(strip, complete, &left);
+  if (thread == THREADS - 1)
+    a.taken[blockIdx.x] = left;
+  __syncthreads();
+  float *dtypes = a.dtypes + (pair * a.chunks + first) * 3;
+  for (int32_t i = thread; i < 3 * chunks; i += THREADS)
+    dtypes[i] = i < 3 * complete ? strip.sums[i % 3][i / 3] : 0; // an unfinished chunk gets no gradient
 }
 
 // What a strip gets from those before it: their totals, back to the last one in which a segment begins. By a
@@ -139,13 +175,18 @@ __device__ static nats_segment_sum sum_before(const nats_segment_sum *totals, in
   return sum;
 }
 
-// The chunks of a strip before the first segment that begins in it.
-__global__ __launch_bounds__(THREADS) static void carry_strip(nats_cuda_attention a, int32_t strips) {
+// Whether a segment begins with chunk `c`.
+__device__ static inline bool begins(const uint8_t *types, int32_t c) {
+  return c == 0 || types[c - 1] == NATS_GLOBAL;
+}
+
+// The chunks of a strip before the first segment that begins in it. One thread a chunk.
+__global__ __launch_bounds__(NATS_STRIP) static void carry_strip(nats_cuda_attention a, int32_t strips) {
   const int64_t pair = blockIdx.x / strips;
-  const int32_t strip = (int32_t)(blockIdx.x % strips), c = strip * THREADS + (int32_t)threadIdx.x;
+  const int32_t strip = (int32_t)(blockIdx.x % strips), c = strip * NATS_STRIP + (int32_t)threadIdx.x;
   const uint8_t *types = a.types + pair * a.chunks;
   const int32_t complete = a.length / a.chunk, warp = (int32_t)threadIdx.x / NN_WARP;
-  __shared__ uint32_t begun[WARPS];
+  __shared__ uint32_t begun[NATS_STRIP / NN_WARP];
   const uint32_t mine = __ballot_sync(0xffffffffu, c < complete && begins(types, c));
   if (threadIdx.x % NN_WARP == 0)
     begun[warp] = mine;
@@ -169,5 +210,5 @@ nn_status nats_cuda_type_gradient(nn_device *device, const nats_cuda_attention *
   while (lanes < NN_WARP && 2 * lanes <= a->chunk)
     lanes *= 2;
   NN_TRY(NN_LAUNCH(device, sum_strip, blocks, THREADS, 0, *a, strips, lanes));
-  return strips == 1 ? NN_OK : NN_LAUNCH(device, carry_strip, blocks, THREADS, 0, *a, strips);
+  return strips == 1 ? NN_OK : NN_LAUNCH(device, carry_strip, blocks, NATS_STRIP, 0, *a, strips);
 }

@@ -67,32 +67,30 @@ __device__ static void load_keys(const nats_cuda_attention &a, const key_tile &t
     nats_copy16(shared.v + nats_piece<D>(row, piece), v + from, valid);
   }
   const int row = (int)threadIdx.x;
-  if (row >= tile.count)
+  if (row >= shape::ROWS)
     return;
-  const int32_t position = key[row];
+  const bool valid = row < tile.count;
+  const int32_t position = valid ? key[row] : INT32_MAX;
   shared.position[row] = position;
-  shared.expiry[row] = a.lists.until[pair * a.length + tile.first + row];
-  if (SUMS)
+  shared.expiry[row] = valid ? a.lists.until[pair * a.length + tile.first + row] : INT32_MAX;
+  if (SUMS && valid)
     shared.rows[row] = a.rows[pair * a.length + position];
 }
 
 // Where the walk along the queries is: a block of TILE rows of a query head.
 struct query_walk {
   int32_t head, block;
-  int32_t oldest; // slot of the first key that is not over before the block
 };
 
 // To the next block that sees a key of the tile; after the head's last one, to the next head's first.
 template <int D> __device__ static void walk_on(const keys_shared<D> &shared, query_walk *at) {
   enum { TILE = nats_backward_shape<D>::TILE };
-  at->block++;
-  if (at->block > shared.expiry[shared.tile.count - 1] / TILE) {
-    *at = query_walk{at->head + 1, shared.position[0] / TILE, 0};
-    return;
-  }
-  while (shared.expiry[at->oldest] < at->block * TILE)
-    at->oldest++;
-  at->block = max(at->block, shared.position[at->oldest] / TILE);
+  const int32_t block = at->block + 1;
+  const int32_t over = nats_keys_over<nats_backward_shape<D>::ROWS>(shared.expiry, block * TILE);
+  if (over >= shared.tile.count)
+    *at = query_walk{at->head + 1, shared.position[0] / TILE};
+  else
+    at->block = max(block, shared.position[over] / TILE);
 }
 
 // Starts copying q and do of a block; returns this thread's number of its `stats`.
@@ -322,7 +320,7 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   key_band<D> band = {};
   band.first = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
   band.last = min(band.first + shape::WARP_ROWS, shared.tile.count) - 1;
-  query_walk at = {shared.tile.kv_head * a.group, shared.position[0] / shape::TILE, 0};
+  query_walk at = {shared.tile.kv_head * a.group, shared.position[0] / shape::TILE};
   const int32_t heads_end = at.head + a.group;
   float stat = load_block<D>(a, shared.tile.sequence, at, shared.q[0], shared.d_o[0]);
   nats_copy_commit();

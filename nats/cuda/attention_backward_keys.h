@@ -6,6 +6,16 @@
 // Of the pairs of a key: all, those that a local key would show, those that a window key would show.
 enum { NATS_SUM_ALL, NATS_SUM_LOCAL, NATS_SUM_WINDOW, NATS_KEY_SUMS };
 
+// How many of a tile's keys are over before `row`: along a list, they never end earlier than their neighbour
+// before. A slot without a key has INT32_MAX.
+template <int SLOTS> __device__ static int32_t nats_keys_over(const int32_t *expiry, int32_t row) {
+  int32_t over = 0;
+#pragma unroll
+  for (int slot = 0; slot < SLOTS; slot += NN_WARP)
+    over += __popc(__ballot_sync(0xffffffffu, expiry[slot + (int)threadIdx.x % NN_WARP] < row));
+  return over;
+}
+
 // Writes the sums of a query head over the columns of a warp's keys: four lanes share a key. SLOTS are those
 // of a lane, eight keys apart. `own` comes from one of the lanes.
 template <int SLOTS, typename shared_memory, typename key_band>

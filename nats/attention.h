@@ -27,6 +27,8 @@ typedef struct {
   // backward
   const nn_act *d_o;    // [B, T, H, D], dense
   nn_act *dq, *dk, *dv; // like q, k, v; overwritten
+  const float *rope;    // [T, D/2, 2] of nn_rope_table: dq and dk are those of q and k as they were before
+                        // nn_rope_forward turned them to positions 0 .. T - 1; NULL: those of q and k
   // type gradients; dtypes NULL: not wanted, hidden pairs are then never visited
   int32_t chunk, window; // C, W
   const uint8_t *types;  // [B, Hk, n]

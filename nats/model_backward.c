@@ -53,8 +53,8 @@ static nn_status mlp_backward(nats_model *m, int32_t layer) {
   return norm_backward(m, at->mlp_norm, &acts->mlp_norm, m->dx);
 }
 
-// Gradients of q, k and v in `dqkv` as the projection made them (RoPE turned back), and of the types where
-// these were sampled.
+// Gradients of q, k and v in `dqkv` as the projection made them, before RoPE, and of the types where these
+// were sampled.
 static nn_status attention_core_backward(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   nats_attention op = nats_attention_op(m, layer);
@@ -63,10 +63,9 @@ static nn_status attention_core_backward(nats_model *m, int32_t layer) {
   op.dq = m->dqkv;
   op.dk = nn_act_at(m->device, m->dqkv, key);
   op.dv = nn_act_at(m->device, m->dqkv, value);
+  op.rope = m->rope;
   op.dtypes = m->pass.types == NATS_TYPES_SAMPLED ? m->dtypes : NULL;
-  NN_TRY(nats_attention_backward(m->device, &op));
-  nn_rope rope = nats_rope_op(m, m->dqkv);
-  return nn_rope_backward(m->device, &rope);
+  return nats_attention_backward(m->device, &op);
 }
 
 // From the gradient of the mask, plus the price of the cache, to the scorer, and to its input (added to

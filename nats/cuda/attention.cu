@@ -6,6 +6,7 @@
 #include "nats/cuda/ops.h"
 
 extern "C" {
+#include "nats/turn_back.h"
 #include "nats/type_rows.h"
 }
 
@@ -20,7 +21,7 @@ static nats_cuda_attention tensors_of(const nats_attention *op) {
   a.q = op->q, a.k = op->k, a.v = op->v, a.o = op->o, a.lse = op->lse;
   a.expiry = op->expiry, a.types = op->types;
   a.lists.blocks = nn_ceil_div(op->length, (int32_t)NATS_RANGE_ROWS);
-  a.d_o = op->d_o, a.dq = op->dq, a.dk = op->dk, a.dv = op->dv;
+  a.d_o = op->d_o, a.dq = op->dq, a.dk = op->dk, a.dv = op->dv, a.rope = op->rope;
   a.dtypes = op->dtypes;
   return a;
 }
@@ -78,7 +79,7 @@ static bool is_aligned(const void *tensor) {
 static bool takes_tiles(const nn_device *device, const nats_cuda_attention *a) {
   return nats_cuda_has_tiles(device, a->head_size) && a->token_stride % 8 == 0 && is_aligned(a->q) &&
          is_aligned(a->k) && is_aligned(a->v) && is_aligned(a->o) && is_aligned(a->d_o) &&
-         is_aligned(a->dq) && is_aligned(a->dk) && is_aligned(a->dv);
+         is_aligned(a->dq) && is_aligned(a->dk) && is_aligned(a->dv) && is_aligned(a->rope);
 }
 
 // Lays out workspace and lists the keys.
@@ -123,8 +124,12 @@ nn_status nats_cuda_attention_backward(nn_device *device, const nats_attention *
   nats_cuda_attention a;
   NN_TRY(begin(device, op, true, &a));
   const bool tiles = takes_tiles(device, &a);
-  NN_TRY(tiles && nats_cuda_backward_fits(device, &a) ? nats_cuda_backward_tiles(device, &a)
-                                                      : nats_cuda_backward_plain(device, &a));
+  if (tiles && nats_cuda_backward_fits(device, &a)) {
+    NN_TRY(nats_cuda_backward_tiles(device, &a));
+  } else {
+    NN_TRY(nats_cuda_backward_plain(device, &a));
+    NN_TRY(nats_turn_back(device, op));
+  }
   if (!a.wants_types)
     return NN_OK;
   NN_TRY(draw_rows(device, op, &a));

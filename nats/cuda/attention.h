@@ -102,6 +102,7 @@ typedef struct {
   // backward
   const void *d_o;         // [B, T, H, D] dense
   void *dq, *dk, *dv;      // [B, T, heads, D], token_stride apart; overwritten
+  const float *rope;       // [T, D/2, 2] cos and sin by which dq and dk are turned back; NULL: they are not
   float *delta;            // [B, H, T] do . o
   bool wants_types;        // of here down
   nats_key_rows *rows;     // [P, T] by position

@@ -166,7 +166,7 @@ __device__ static void add_tile(const nats_cuda_attention &a, query_band<D, SUMS
 
 template <int D, bool SUMS>
 __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                   const query_band<D, SUMS> &band, queries_shared<D, false> &shared) {
+                                   query_band<D, SUMS> &band, queries_shared<D, false> &shared) {
   using shape = nats_backward_shape<D>;
   const int warp_row = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
 #pragma unroll

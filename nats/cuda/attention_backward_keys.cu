@@ -342,6 +342,10 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
     }
   }
   const int64_t kv = kv_offset(a, shared.tile);
+  if (a.rope != NULL)
+#pragma unroll
+    for (int m = 0; m < shape::BANDS; m++)
+      nats_turn_keys_back<D>(a.rope, shared.position, band.first + 16 * m, band.last, band.dk[m]);
   write_gradient<D>(a, band, band.dk, a.scale, shared.k, shared.position, (nn_bf16 *)a.dk + kv);
   write_gradient<D>(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 }

@@ -1,7 +1,19 @@
-// The sums over visible pairs that the kernels of dk and dv bring to the keys' tokens.
+// What the kernels of dk and dv do at the end: turning dk back, and bringing the sums over visible pairs to
+// the keys' tokens.
 #pragma once
 
 #include "nats/cuda/attention_backward.h"
+#include "nats/cuda/fragments.h"
+
+// Turns dk of 16 slots from `first` on back from the positions of their keys. `last` is the last slot with a
+// key; what the lanes behind it hold is not written.
+template <int D>
+__device__ static void nats_turn_keys_back(const float *rope, const int32_t *position, int first, int last,
+                                           float (&dk)[D / 8][4]) {
+  const int slot = first + (int)threadIdx.x % NN_WARP / 4;
+  nats_fragment_turn_back<D>(dk, rope + position[min(slot, last)] * D,
+                             rope + position[min(slot + 8, last)] * D);
+}
 
 // Of the pairs of a key: all, those that a local key would show, those that a window key would show.
 enum { NATS_SUM_ALL, NATS_SUM_LOCAL, NATS_SUM_WINDOW, NATS_KEY_SUMS };

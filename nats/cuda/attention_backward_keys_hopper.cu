@@ -391,6 +391,9 @@ __global__ static void __launch_bounds__(THREADS, 2) backward_keys_hopper(nats_c
   band.last = min(band.first + 16, tile.count) - 1;
   walk<SUMS>(a, band, shared);
   const int64_t kv = kv_offset(a, shared.tile);
+  if (a.rope != NULL)
+    nats_turn_keys_back<D>(a.rope, shared.position, band.first, band.last,
+                           reinterpret_cast<float(&)[PIECES][4]>(band.dk));
   write_gradient(a, band, band.dk, a.scale, shared.k, shared.position, (nn_bf16 *)a.dk + kv);
   write_gradient(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 #endif

@@ -164,11 +164,15 @@ struct part_view {
 // `seen`.
 template <bool SUMS, int D, bool GROUP>
 __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                   int r, const float (&sums)[D / 8][4], const float *seen,
+                                   int r, float (&sums)[D / 8][4], const float *seen,
                                    queries_shared<D, GROUP> &shared) {
   using shape = nats_backward_shape<D>;
   nn_bf16 *tile = shared.k[0];
   const int lane = (int)threadIdx.x % NN_WARP;
+  if (a.rope != NULL) {
+    const int32_t i = row + r + lane / 4, last = a.length - 1;
+    nats_fragment_turn_back<D>(sums, a.rope + min(i, last) * D, a.rope + min(i + 8, last) * D);
+  }
   nats_fragment_store<D>(tile, r, sums, a.scale);
   __syncwarp();
   nn_bf16 *dq = (nn_bf16 *)a.dq + ((int64_t)sequence * a.length + row) * a.token_stride + head * D;

@@ -34,6 +34,28 @@ __device__ static inline void nats_fragment_round(uint32_t a[4], const float lef
   a[3] = nats_pack(right[2], right[3]);
 }
 
+// Turns the sums of 16 rows back by RoPE's angles, [D/2, 2] cos and sin, those of this lane's row lane / 4
+// and of the one 8 further. Columns i and i + D/2, which are turned together, are in the same lane.
+template <int D>
+__device__ static inline void nats_fragment_turn_back(float (&sums)[D / 8][4], const float *upper,
+                                                      const float *lower) {
+  const int column = (int)threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int piece = 0; piece < D / 16; piece++)
+#pragma unroll
+    for (int h = 0; h < 4; h += 2) {
+      const float4 turn = *(const float4 *)((h == 0 ? upper : lower) + 2 * (8 * piece + column));
+      const float cosine[2] = {turn.x, turn.z}, sine[2] = {turn.y, turn.w};
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        float &x = sums[piece][h + e], &y = sums[piece + D / 16][h + e];
+        const float turned = x * cosine[e] + y * sine[e];
+        y = y * cosine[e] - x * sine[e];
+        x = turned;
+      }
+    }
+}
+
 // Puts scale times the sums of 16 rows into a tile.
 template <int D>
 __device__ static inline void nats_fragment_store(nn_bf16 *tile, int row, const float sums[D / 8][4],

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../nn/fresh_seed.h"
+#include "nn/ops.h"
 
 static const attention_spec SPECS[] = {
     {.name = "one token", .batch = 1, .length = 1, .heads = 1, .kv_heads = 1, .head_size = 4, .chunk = 1},
@@ -486,6 +487,44 @@ DEVICE_TEST(attention, writes_all_of_its_outputs_and_nothing_else) {
     const int64_t used = c.op.token_stride - spec.gap;
     for (int64_t x = 0; x < c.qkv_count; x++)
       cr_assert_eq(isnan(c.d_qkv[x]) != 0, x % c.op.token_stride >= used, "element %lld", (long long)x);
+  }
+}
+
+// What breaks: training with positions follows a wrong gradient.
+DEVICE_TEST(attention, turns_gradients_back) {
+  for (int tiles = 0; tiles < 3; tiles++) { // plain kernels; tensor cores with heads of 64 and of 128
+    attention_spec spec = usual_spec(tiles, 8);
+    spec.heads = 2 * spec.kv_heads;
+    if (tiles == 2)
+      spec.head_size = 128;
+    const uint64_t seed = fresh_seed();
+    attention_case plain, turned;
+    case_open(&plain, device, &spec, seed);
+    case_open(&turned, device, &spec, seed);
+    float *table = test_floats(device, NULL, (int64_t)spec.length * spec.head_size);
+    MUST(nn_rope_table(device, spec.length, spec.head_size, 100, table));
+    turned.op.rope = table;
+    case_run(&plain, true);
+    case_run(&turned, true);
+    MUST(nn_rope_backward(device, &(nn_rope){.rows = (int64_t)spec.batch * spec.length,
+                                             .heads = spec.heads + spec.kv_heads, // q and k
+                                             .head_size = spec.head_size,
+                                             .row_stride = plain.op.token_stride,
+                                             .table = table,
+                                             .positions = spec.length,
+                                             .period = spec.length,
+                                             .x = plain.op.dq}));
+    case_read(&plain);
+    const int64_t used = plain.op.token_stride - spec.gap;
+    double most = 0, off = 0;
+    for (int64_t x = 0; x < plain.qkv_count; x++)
+      if (x % plain.op.token_stride < used) {
+        const double difference = fabs((double)plain.d_qkv[x] - (double)turned.d_qkv[x]);
+        most = fmax(most, fabs((double)plain.d_qkv[x]));
+        off = difference <= off ? off : isnan(difference) ? INFINITY : difference;
+      }
+    cr_expect_leq(off, most * test_tolerance(device, 1e-6, 1e-2), "heads of %d, seed %llu: off by %g of %g",
+                  spec.head_size, (unsigned long long)seed, off, most);
   }
 }
 

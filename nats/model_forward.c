@@ -59,8 +59,7 @@ static nn_status mlp_inside(nats_model *m, int32_t layer) {
   const nats_layer_acts *acts = &m->layers[layer];
   nn_linear up = nats_linear_op(m, m->index.layers[layer].up, c->width, nats_up_size(c), acts->mlp_norm.h);
   up.y = acts->up;
-  // On the way where there are many rows; a decoder has few, and cuBLASLt other kernels for those.
-  up.gelu = c->mlp == NN_MLP_GELU && m->training ? acts->act : NULL;
+  up.gelu = c->mlp == NN_MLP_GELU ? acts->act : NULL;
   NN_TRY(nn_linear_forward(m->device, &up));
   if (up.gelu != NULL)
     return NN_OK;

@@ -3,6 +3,7 @@
 // float32, and sizes that are not whole 16-byte pieces, take plain kernels.
 #include "nats/cuda/tensor_core.h"
 #include "nn/cuda/columns.h"
+#include "nn/cuda/few_rows.h"
 
 extern "C" {
 #include "nats/cuda/ops.h"
@@ -321,7 +322,24 @@ template <typename T> static nn_status run_forward(nn_device *device, const nats
 
 template <int TILES> static constexpr size_t STAGES_BYTES = STAGES<TILES> *STAGE<TILES> * sizeof(nn_bf16);
 
+static nn_cuda_product product_of(const nats_scorer *op) {
+  nn_cuda_product product = {};
+  product.m = op->rows;
+  product.n = op->out;
+  product.k = op->width;
+  product.a = op->x;
+  product.b = op->weight;
+  product.transposed_b = true;
+  product.bias = op->bias;
+  product.c = op->logits;
+  product.c_is_float = true;
+  return product;
+}
+
 extern "C" nn_status nats_cuda_scorer_forward(nn_device *device, const nats_scorer *op) {
+  const nn_cuda_product product = product_of(op);
+  if (nn_cuda_has_few_rows(device, &product)) // decoding: a block of rows would be almost empty
+    return nn_cuda_multiply_few_rows(device, &product);
   if (!has_tiles(device, op))
     return NN_CUDA_TYPED(device, run_forward, device, op);
   const unsigned blocks = blocks_of(op->rows, ROWS);

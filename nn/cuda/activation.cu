@@ -1,28 +1,12 @@
+#include "nn/cuda/gelu.h"
 #include "nn/cuda/operators.h"
 #include "nn/cuda/vector.h"
 
 enum { THREADS = 256 };
 
-// bfloat16 results have 8 bits: the fast exponential and division serve them. float32 gets the exact ones.
-template <typename T> __device__ static inline float sigmoid(float x) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return 1.0f / (1.0f + expf(-x));
-  else
-    return __fdividef(1.0f, 1.0f + __expf(-x));
-}
-
-// GELU, tanh form: x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3). That is x sigmoid(2u), which
-// keeps its relative accuracy where x is very negative.
-#define GELU_SCALE (2.0f * 0.7978845608f)
-#define GELU_CUBIC 0.044715f
-
-template <typename T> __device__ static inline float gelu_gate(float x) {
-  return sigmoid<T>(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
-}
-
 template <typename T> __device__ static inline float gelu_slope(float x) {
-  float gate = gelu_gate<T>(x);
-  return gate + x * gate * (1.0f - gate) * (GELU_SCALE * (1.0f + 3.0f * GELU_CUBIC * x * x));
+  float gate = nn_gelu_gate<T>(x);
+  return gate + x * gate * (1.0f - gate) * (NN_GELU_SCALE * (1.0f + 3.0f * NN_GELU_CUBIC * x * x));
 }
 
 // A thread takes one pack of all rows laid end to end.
@@ -35,7 +19,7 @@ __global__ static void gelu_forward(int64_t packs, const T *x, T *y) { // [packs
   nn_load_floats(x + at * N, value);
 #pragma unroll
   for (int i = 0; i < N; i++)
-    value[i] *= gelu_gate<T>(value[i]);
+    value[i] *= nn_gelu_gate<T>(value[i]);
   nn_store_floats(y + at * N, value);
 }
 
@@ -64,7 +48,7 @@ __global__ static void swiglu_forward(int32_t width, const T *x, T *y) { // [row
     nn_load_floats(up + at, u);
 #pragma unroll
     for (int i = 0; i < N; i++)
-      u[i] *= g[i] * sigmoid<T>(g[i]);
+      u[i] *= g[i] * nn_sigmoid<T>(g[i]);
     nn_store_floats(y + at, u);
   }
 }
@@ -81,7 +65,7 @@ __global__ static void swiglu_backward(int32_t width, const T *x, const T *dy, T
     nn_load_floats(dy + at, d);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      float s = sigmoid<T>(g[i]), silu = g[i] * s;
+      float s = nn_sigmoid<T>(g[i]), silu = g[i] * s;
       g[i] = d[i] * u[i] * (s + silu * (1.0f - s));
       u[i] = d[i] * silu;
     }

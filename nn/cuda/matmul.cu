@@ -4,6 +4,7 @@
 #include <string.h> // memcmp, memset
 
 #include "nn/cuda/device.h"
+#include "nn/cuda/few_rows.h"
 
 nn_status nn_cuda_blas_status(cublasStatus_t error, const char *what, const char *file, int line) {
   if (error == CUBLAS_STATUS_SUCCESS)
@@ -306,14 +307,17 @@ static nn_status run_plan(nn_device *device, const nn_cuda_product *product, pla
 
 nn_status nn_cuda_fuses(nn_device *device, const nn_cuda_product *product, bool *fuses) {
   plan *p = NULL;
-  if (may_fuse(device, product))
+  const bool few_rows = nn_cuda_has_few_rows(device, product);
+  if (!few_rows && may_fuse(device, product))
     NN_TRY(find_plan(device, product, &p));
-  *fuses = p != NULL && p->found;
+  *fuses = few_rows || (p != NULL && p->found);
   return NN_OK;
 }
 
 nn_status nn_cuda_multiply(nn_device *device, const nn_cuda_product *product) {
   plan *p = NULL;
+  if (nn_cuda_has_few_rows(device, product))
+    return nn_cuda_multiply_few_rows(device, product);
   if (tensors_are_aligned(product)) {
     NN_TRY(find_plan(device, product, &p));
     if (p->found)

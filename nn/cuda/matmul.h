@@ -1,4 +1,4 @@
-// Products of matrices on the GPU, by cuBLASLt.
+// Products of matrices on the GPU, by cuBLASLt; those of a few rows by nn/cuda/few_rows.cu.
 #pragma once
 
 #include <cublasLt.h>

@@ -6,7 +6,8 @@ extern "C" {
 #include "nats/cuda/ops.h"
 }
 
-enum { THREADS = 256, SLICE = 8192 }; // keys that one block counts
+enum { THREADS = 256, SLICE = 8192 /* keys that one block counts */ };
+enum { COUNT_THREADS = 512, COUNT_WARPS = COUNT_THREADS / NN_WARP };
 
 __device__ static int32_t length_of(const nats_kv_cost &op, int64_t batch) {
   return op.lengths == NULL ? op.length : op.lengths[batch];
@@ -36,53 +37,52 @@ static __global__ void count_slice(nats_kv_cost op, double *pairs) {
   pairs[pair * gridDim.y + blockIdx.y] = total;
 }
 
-// Block head: over batch and slices; [Hk, 2] visible and causal.
-static __global__ void __launch_bounds__(NN_WARP)
-    count_head(nats_kv_cost op, const double *pairs, int32_t slices, double *heads) {
-  const int32_t head = (int32_t)blockIdx.x;
-  double visible = 0, causal = 0;
-  for (int64_t i = threadIdx.x; i < (int64_t)op.batch * slices; i += NN_WARP) {
-    const int64_t batch = i / slices, slice = i - batch * slices;
-    visible += pairs[(batch * op.kv_heads + head) * slices + slice];
-    const double length = length_of(op, batch);
-    causal += slice == 0 ? 0.5 * length * (length + 1.0) : 0.0;
+// Over batch and slices, a warp a head and then all heads.
+static __global__ void __launch_bounds__(COUNT_THREADS)
+    count_heads(nats_kv_cost op, const double *pairs, int32_t slices) {
+  __shared__ double of_warp[2][COUNT_WARPS]; // visible and causal
+  const int lane = (int)threadIdx.x % NN_WARP, warp = (int)threadIdx.x / NN_WARP;
+  double all_visible = 0, all_causal = 0; // of this warp's heads
+  for (int32_t head = warp; head < op.kv_heads; head += COUNT_WARPS) {
+    double visible = 0, causal = 0;
+    for (int64_t i = lane; i < (int64_t)op.batch * slices; i += NN_WARP) {
+      const int64_t batch = i / slices, slice = i - batch * slices;
+      visible += pairs[(batch * op.kv_heads + head) * slices + slice];
+      const double length = length_of(op, batch);
+      causal += slice == 0 ? 0.5 * length * (length + 1.0) : 0.0;
+    }
+    visible = nn_warp_sum(visible);
+    causal = nn_warp_sum(causal);
+    if (lane == 0 && op.per_head != NULL) {
+      op.per_head[2 * head] += visible;
+      op.per_head[2 * head + 1] += causal;
+    }
+    all_visible += visible;
+    all_causal += causal;
   }
-  visible = nn_warp_sum(visible);
-  causal = nn_warp_sum(causal);
-  if (threadIdx.x != 0)
+  if (lane == 0) {
+    of_warp[0][warp] = all_visible;
+    of_warp[1][warp] = all_causal;
+  }
+  __syncthreads();
+  if (warp != 0 || op.sums == NULL)
     return;
-  heads[2 * head] = visible;
-  heads[2 * head + 1] = causal;
-  if (op.per_head != NULL) {
-    op.per_head[2 * head] += visible;
-    op.per_head[2 * head + 1] += causal;
+  all_visible = nn_warp_sum(lane < COUNT_WARPS ? of_warp[0][lane] : 0.0);
+  all_causal = nn_warp_sum(lane < COUNT_WARPS ? of_warp[1][lane] : 0.0);
+  if (lane == 0) {
+    op.sums->visible += all_visible;
+    op.sums->causal += all_causal;
   }
-}
-
-static __global__ void __launch_bounds__(NN_WARP) add_heads(nats_kv_cost op, const double *heads) {
-  double visible = 0, causal = 0;
-  for (int32_t head = (int32_t)threadIdx.x; head < op.kv_heads; head += NN_WARP) {
-    visible += heads[2 * head];
-    causal += heads[2 * head + 1];
-  }
-  visible = nn_warp_sum(visible);
-  causal = nn_warp_sum(causal);
-  if (threadIdx.x != 0)
-    return;
-  op.sums->visible += visible;
-  op.sums->causal += causal;
 }
 
 extern "C" nn_status nats_cuda_kv_cost_forward(nn_device *device, const nats_kv_cost *op) {
   const int64_t pairs = (int64_t)op->batch * op->kv_heads;
   const int32_t slices = nn_ceil_div(op->length, (int32_t)SLICE);
   void *workspace;
-  NN_TRY(
-      nn_device_workspace(device, (size_t)(pairs * slices + 2 * op->kv_heads) * sizeof(double), &workspace));
-  double *of_slices = (double *)workspace, *heads = of_slices + pairs * slices;
+  NN_TRY(nn_device_workspace(device, (size_t)(pairs * slices) * sizeof(double), &workspace));
+  double *of_slices = (double *)workspace;
   NN_TRY(NN_LAUNCH(device, count_slice, dim3((unsigned)pairs, (unsigned)slices), THREADS, 0, *op, of_slices));
-  NN_TRY(NN_LAUNCH(device, count_head, (unsigned)op->kv_heads, NN_WARP, 0, *op, of_slices, slices, heads));
-  return op->sums == NULL ? NN_OK : NN_LAUNCH(device, add_heads, 1, NN_WARP, 0, *op, heads);
+  return NN_LAUNCH(device, count_heads, 1, COUNT_THREADS, 0, *op, of_slices, slices);
 }
 
 // ---- backward

@@ -110,6 +110,8 @@ nn_status nats_cuda_attention_forward(nn_device *device, const nats_attention *o
 
 // Which blocks of rows stand for all where hidden pairs are visited.
 static nn_status draw_rows(nn_device *device, const nats_attention *op, const nats_cuda_attention *a) {
+  if (op->type_grad_rows >= 1) // so it is since the lists were made
+    return NN_OK;
   const size_t bytes = (size_t)a->lists.blocks * sizeof(float);
   float *weight = (float *)malloc(bytes);
   if (weight == NULL)

@@ -113,7 +113,7 @@ typedef struct {
   float *dtypes;           // [B, Hk, chunks, 3]
 } nats_cuda_attention;
 
-// The lists (columns.cu), and the rows of every key where types are wanted.
+// The lists (columns.cu); where types are wanted also the rows of every key, and `block_weight` for all rows.
 nn_status nats_cuda_build_lists(nn_device *device, const nats_cuda_attention *a);
 
 // Tensor cores: bf16 and head sizes 64 and 128 (attention_forward.cu, attention_backward.cu,

@@ -175,7 +175,8 @@ __device__ static int32_t find(const int32_t *ascending, int32_t low, int32_t hi
   return low;
 }
 
-// What a block of rows can see of a class; `index` counts both, classes first.
+// What a block of rows can see of a class; `index` counts both, classes first. Hidden pairs of all rows
+// count.
 __device__ static void write_range(const nats_cuda_attention &a, int64_t pair, int32_t index,
                                    const pair_lists &in) {
   const int32_t key_class = index % NATS_KEY_CLASSES, row = index / NATS_KEY_CLASSES * NATS_RANGE_ROWS;
@@ -184,6 +185,8 @@ __device__ static void write_range(const nats_cuda_attention &a, int64_t pair, i
   const int32_t end = find(in.key, low, high, (int64_t)row + NATS_RANGE_ROWS);
   a.lists.end[at] = end;
   a.lists.first[at] = key_class == NATS_KEY_LASTING ? low : find(in.until, low, end, row);
+  if (a.wants_types && pair == 0 && key_class == NATS_KEY_LASTING)
+    a.block_weight[row / NATS_RANGE_ROWS] = 1;
 }
 
 // The rows of key j. Chunks are whole in the list of lasting keys: a chunk after the found one's first key,

@@ -6,7 +6,8 @@ name=$2
 # shellcheck source=tests/launch/train_lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/train_lib.sh"
 unset CUDA_VISIBLE_DEVICES # which train_lib.sh hid
-steps=(train.steps=50 eval.every=25 checkpoint.every=25 optimizer.warmup=10)
+steps=(train.steps=50 eval.every=25 checkpoint.every=25 optimizer.warmup=10
+  nats.type_warmup=0 nats.scorer_bias=0) # types of all kinds from the first step on
 
 # on_gpus RANKS SETTINGS...: as train; a machine or a build without so many GPUs skips the test.
 on_gpus() {
@@ -16,6 +17,23 @@ on_gpus() {
     exit 77
   fi
   expect_status 0
+}
+
+# letters RUN DEVICE PRECISION: the types that the run's last weights choose for texts held out, a letter each.
+letters() {
+  for sample in {0..15}; do
+    "$program" eval "$1" --types "$work/page.html" --sample "$sample" --device "$2" --precision "$3" \
+      >"$log" 2>&1 || fail 'no page of types'
+    grep -oE '"[glw]{8,}"' "$work/page.html"
+  done | tr -d '"\n'
+}
+
+# same_types SHARE A B: at most that share of the letters in two files differs.
+same_types() {
+  local all differ
+  all=$(wc -c <"$2") differ=$(cmp -l "$2" "$3" | wc -l)
+  [ "$all" -ge 1000 ] && [ "$all" -eq "$(wc -c <"$3")" ] || fail "types of $all tokens in $2, of others in $3"
+  awk "BEGIN { exit !($differ <= $1 * $all) }" || fail "$differ of $all types differ between $2 and $3"
 }
 
 limit=600 # the emulated GPU is slow
@@ -28,6 +46,11 @@ one)
   close_to loss 1e-4 "$work/float32" "$work/cpu"
   close_to kv_fraction 1e-2 "$work/float32" "$work/cpu"
   close_to loss 1e-2 "$work/bf16" "$work/cpu"
+  letters "$work/cpu" cpu float32 >"$work/types.cpu"
+  letters "$work/cpu" cuda float32 >"$work/types.float32"
+  letters "$work/cpu" cuda bf16 >"$work/types.bf16"
+  same_types 0 "$work/types.cpu" "$work/types.float32"
+  same_types 0.01 "$work/types.cpu" "$work/types.bf16"
 
   # A run goes on elsewhere, both ways, and ends as the undisturbed one.
   for way in 'cpu cuda' 'cuda cpu'; do

@@ -14,6 +14,8 @@ static nn_status allocate_device(nats_cache *cache) {
   size_t logits = (size_t)cache->list_count * NATS_TYPES;
   NN_TRY(nn_device_alloc(cache->device, logits * sizeof *cache->device_logits, "logits of types", &memory));
   cache->device_logits = memory;
+  NN_TRY(nn_device_host_alloc(cache->device, logits * sizeof *cache->logits, "logits of types", &memory));
+  cache->logits = memory;
   return NN_OK;
 }
 
@@ -119,12 +121,13 @@ void nats_cache_free(nats_cache *cache) {
   nn_device_free(cache->device, cache->page_table);
   nn_device_free(cache->device, cache->device_packed);
   nn_device_free(cache->device, cache->device_logits);
+  nn_device_host_free(cache->device, cache->logits);
   nn_device_free(cache->device, cache->device_weights);
   void *const of_host[] = {
-      cache->made.rows,  cache->made.items, cache->made.turns,   cache->made.entries, cache->made.additions,
-      cache->made.moves, cache->packed,     cache->logits,       cache->weights,      cache->turn_room,
-      cache->stored,     cache->types,      cache->prompt_pairs, cache->harmonic,     cache->sample,
-      cache->head_rank,  cache->pairs,      cache->state,        cache->lists,
+      cache->made.rows,  cache->made.items, cache->made.turns,    cache->made.entries, cache->made.additions,
+      cache->made.moves, cache->packed,     cache->prompt_logits, cache->weights,      cache->turn_room,
+      cache->stored,     cache->types,      cache->prompt_pairs,  cache->harmonic,     cache->sample,
+      cache->head_rank,  cache->pairs,      cache->state,         cache->lists,
   };
   for (size_t i = 0; i < sizeof of_host / sizeof *of_host; i++)
     free(of_host[i]);

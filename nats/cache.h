@@ -45,8 +45,9 @@ typedef struct {
   int32_t positions; // rows of it
 } nats_cache_tokens;
 
-// A step: `begin`, then every layer, then `end`. Nobody waits for the device but `end`, and that only where
-// the policy reads what was computed; layers send nothing to it, and read tables that `begin` has sent.
+// A step: `begin`, then every layer, `fetch` and `end`. Nobody waits for the device but `fetch`, and that
+// only where the policy reads what was computed; layers send nothing to it, and read tables that `begin` has
+// sent.
 
 // All lists drop what expires before `position` and get room for its token. `prompt`: tokens of the prompt
 // that this position belongs to, 0 outside of one.
@@ -67,6 +68,9 @@ bool nats_cache_get_launches(const nats_cache *cache, nats_cache_launches *out);
 
 // One layer, for all sequences (T = 1): appends k and v, and attends into `o`.
 nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens);
+
+// What the policy reads of the step comes to the host.
+nn_status nats_cache_fetch(nats_cache *cache);
 
 // All lists drop what the token ends.
 nn_status nats_cache_end(nats_cache *cache);

@@ -26,13 +26,13 @@ static nn_status fetch_types(nats_cache *cache, const nats_cache_prompt *prompt,
   int64_t count = (int64_t)prompt->count * heads * nats_chunks(prompt->length, chunk);
   int64_t row = (int64_t)heads * NATS_TYPES, left = prompt->length % chunk * row;
   NN_TRY(nats_cache_reserve((void **)&cache->types, &cache->type_capacity, count, sizeof *cache->types));
-  NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, prompt->count * left,
-                            sizeof *cache->logits));
+  NN_TRY(nats_cache_reserve((void **)&cache->prompt_logits, &cache->prompt_logit_capacity,
+                            prompt->count * left, sizeof *cache->prompt_logits));
   NN_TRY(nn_device_download(cache->device, cache->types, tokens->types, (size_t)count));
   for (int32_t s = 0; left > 0 && s < prompt->count; s++)
-    NN_TRY(nn_device_download(cache->device, cache->logits + s * left,
+    NN_TRY(nn_device_download(cache->device, cache->prompt_logits + s * left,
                               tokens->logits + (s + INT64_C(1)) * prompt->length * row - left,
-                              (size_t)left * sizeof *cache->logits));
+                              (size_t)left * sizeof *cache->prompt_logits));
   return nn_device_sync(cache->device);
 }
 
@@ -47,7 +47,8 @@ static nats_policy_prompt prompt_of(const nats_cache *cache, const nats_cache_pr
   p.logit_stride = (int64_t)heads * NATS_TYPES;
   p.type = cache->types + (int64_t)l * nats_chunks(prompt->length, chunk);
   if (prompt->length % chunk > 0)
-    p.logits = cache->logits + l / heads * (prompt->length % chunk) * p.logit_stride + l % heads * NATS_TYPES;
+    p.logits =
+        cache->prompt_logits + l / heads * (prompt->length % chunk) * p.logit_stride + l % heads * NATS_TYPES;
   return p;
 }
 

@@ -64,9 +64,9 @@ struct nats_cache {
   int32_t page_stride;
 
   // what hooks read: device memory and a copy in host memory
-  float *device_logits, *logits;   // [layers, S, Hk, 3], also in host memory [logit_capacity] of a prompt
+  float *device_logits, *logits;   // [layers, S, Hk, 3]
   float *device_weights, *weights; // [layers, S, Hk, longest]
-  int64_t logit_capacity, weight_capacity;
+  int64_t weight_capacity;
 
   nats_cache_worker *workers; // [worker_count] of the threads that ask hooks
   int32_t worker_count;
@@ -77,8 +77,9 @@ struct nats_cache {
   nats_policy_pairs *prompt_pairs; // [S, Hk]
   nats_cache_stored *stored;       // [S, Hk]
   uint8_t *types;                  // [type_capacity]
+  float *prompt_logits;            // [prompt_logit_capacity] of unfinished chunks
   double *harmonic;                // [harmonic_capacity]
-  int64_t type_capacity, harmonic_capacity;
+  int64_t type_capacity, prompt_logit_capacity, harmonic_capacity;
 
   int64_t positions; // that all layers have seen
   double stepmean;   // sum over positions and lists of live / seen

@@ -143,31 +143,30 @@ static void average_heads(nats_cache *cache) {
   }
 }
 
-// What was computed comes to the host.
-static nn_status fetch(nats_cache *cache, nats_cache_asked *asked) {
-  int64_t logits = cache->device_logits ? cache->list_count * NATS_TYPES : 0;
+nn_status nats_cache_fetch(nats_cache *cache) {
   int64_t weights = cache->weighs ? cache->list_count * cache->longest : 0;
-  NN_TRY(nats_cache_reserve((void **)&cache->logits, &cache->logit_capacity, logits, sizeof *cache->logits));
-  if (logits > 0)
+  if (!cache->is_due)
+    return NN_OK;
+  if (cache->device_logits)
     NN_TRY(nn_device_download(cache->device, cache->logits, cache->device_logits,
-                              (size_t)logits * sizeof *cache->logits));
+                              (size_t)cache->list_count * NATS_TYPES * sizeof *cache->logits));
   if (weights > 0)
     NN_TRY(nn_device_download(cache->device, cache->weights, cache->device_weights,
                               (size_t)weights * sizeof *cache->weights));
   NN_TRY(nn_device_sync(cache->device));
   if (cache->weighs && cache->choice.policy->averages_heads)
     average_heads(cache);
-  asked->logits = logits > 0 ? cache->logits : NULL;
-  asked->weights = weights > 0 ? cache->weights : NULL;
   return NN_OK;
 }
 
 nn_status nats_cache_end(nats_cache *cache) {
-  nats_cache_asked asked = {.hook = cache->choice.policy->after};
   if (!cache->is_due)
     return NN_OK;
-  NN_TRY(fetch(cache, &asked));
-  NN_TRY(nats_cache_change(cache, &asked));
+  NN_TRY(nats_cache_change(cache, &(nats_cache_asked){
+                                      .hook = cache->choice.policy->after,
+                                      .logits = cache->device_logits ? cache->logits : NULL,
+                                      .weights = cache->weighs ? cache->weights : NULL,
+                                  }));
   NN_TRY(nats_cache_send(cache, false));
   nats_page_pool_trim(&cache->pool);
   return NN_OK;

@@ -249,32 +249,30 @@ static nn_status begin_step(nats_decoder *d, const int32_t *tokens, const int32_
   return run_step(d);
 }
 
-static nn_status end_step(nats_decoder *d) {
+// `results` on their way to the host while the cache does what the policy says: that needs only what
+// nats_cache_fetch has brought before.
+static nn_status end_step(nats_decoder *d, void *results, const void *from, size_t bytes) {
+  NN_TRY(nats_cache_fetch(d->cache));
+  if (results)
+    NN_TRY(nn_device_download(d->device, results, from, bytes));
   NN_TRY(nats_cache_end(d->cache));
   nats_cache_advance(d->cache, 1);
   d->position++;
-  return NN_OK;
+  return results ? nn_device_sync(d->device) : NN_OK;
 }
 
-static nn_status fetch_logits(nats_decoder *d, float *logits) {
-  size_t bytes = (size_t)d->sequences * (size_t)d->config.vocab * sizeof *logits;
-  return nn_device_download(d->device, logits, d->logits, bytes);
+static size_t logit_bytes(const nats_decoder *d) {
+  return (size_t)d->sequences * (size_t)d->config.vocab * sizeof *d->logits;
 }
 
 nn_status nats_decoder_step(nats_decoder *d, const int32_t *tokens, float *logits) {
   NN_TRY(begin_step(d, tokens, NULL, logits ? WANTS_LOGITS : WANTS_NOTHING));
-  if (!logits)
-    return end_step(d);
-  NN_TRY(fetch_logits(d, logits));
-  NN_TRY(end_step(d));
-  return nn_device_sync(d->device);
+  return end_step(d, logits, d->logits, logit_bytes(d));
 }
 
 nn_status nats_decoder_score(nats_decoder *d, const int32_t *tokens, const int32_t *targets, float *nll) {
   NN_TRY(begin_step(d, tokens, targets, WANTS_NLL));
-  NN_TRY(nn_device_download(d->device, nll, d->model->nll, (size_t)d->sequences * sizeof *nll));
-  NN_TRY(end_step(d));
-  return nn_device_sync(d->device);
+  return end_step(d, nll, d->model->nll, (size_t)d->sequences * sizeof *nll);
 }
 
 // ---- a prompt
@@ -318,7 +316,7 @@ static nn_status prefill_parallel(nats_decoder *d, const int32_t *tokens, int32_
   nats_cache_advance(d->cache, length);
   d->position = length;
   if (logits) {
-    NN_GOTO(status, done, fetch_logits(d, logits));
+    NN_GOTO(status, done, nn_device_download(d->device, logits, d->logits, logit_bytes(d)));
     NN_GOTO(status, done, nn_device_sync(d->device));
   }
 done:

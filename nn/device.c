@@ -75,6 +75,16 @@ void nn_device_free(nn_device *device, void *memory) {
     device->table->free(device, memory);
 }
 
+nn_status nn_device_host_alloc(nn_device *device, size_t bytes, const char *what, void **out) {
+  *out = NULL;
+  return device->table->host_alloc(device, bytes, what, out);
+}
+
+void nn_device_host_free(nn_device *device, void *memory) {
+  if (memory != NULL)
+    device->table->host_free(device, memory);
+}
+
 nn_status nn_device_workspace(nn_device *device, size_t bytes, void **out) {
   if (bytes > device->workspace_bytes) {
     nn_device_free(device, device->workspace);

@@ -40,6 +40,11 @@ nn_act *nn_act_at(const nn_device *device, const nn_act *base, int64_t elements)
 nn_status nn_device_alloc(nn_device *device, size_t bytes, const char *what, void **out);
 void nn_device_free(nn_device *device, void *memory); // NULL is allowed
 
+// Host memory that downloads reach fastest and without holding up their caller (page-locked for a GPU). For
+// what is copied at every step: there is little of it. Ordinary memory will do everywhere.
+nn_status nn_device_host_alloc(nn_device *device, size_t bytes, const char *what, void **out);
+void nn_device_host_free(nn_device *device, void *memory); // NULL is allowed
+
 // Scratch of at least `bytes`, valid until the next nn_device_workspace call on this device: an operator asks
 // for it at its start and forgets it at its end. It grows on first use and then stays, so a training step
 // allocates nothing after the first one. Operators do not nest inside one another.

@@ -9,6 +9,8 @@ typedef struct {
   void (*close)(nn_device *device);
   nn_status (*alloc)(nn_device *device, size_t bytes, const char *what, void **out);
   void (*free)(nn_device *device, void *memory);
+  nn_status (*host_alloc)(nn_device *device, size_t bytes, const char *what, void **out);
+  void (*host_free)(nn_device *device, void *memory);
   nn_status (*upload)(nn_device *device, void *to, const void *from, size_t bytes);
   nn_status (*download)(nn_device *device, void *to, const void *from, size_t bytes);
   nn_status (*copy)(nn_device *device, void *to, const void *from, size_t bytes);

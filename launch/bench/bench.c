@@ -46,7 +46,7 @@ const launch_command launch_bench = {
         "          --rounds N  times whose median is shown; default 10\n"
         "\n"
         "usage: natsformer bench decode [key.path=value ...] [--context N] [--batch B] [--steps N]\n"
-        "                               [--page-tokens N] [--json]\n"
+        "                               [--page-tokens N] [--cache dense|nats] [--json]\n"
         "\n"
         "  decode  time of a decoding step with the dense cache and with the evicting one, on random "
         "weights\n"
@@ -55,5 +55,6 @@ const launch_command launch_bench = {
         "          --batch B        sequences; default 1\n"
         "          --steps N        timed steps, after 5 that are not; default 50\n"
         "          --page-tokens N  tokens of a page of the cache; default 16\n"
+        "          --cache NAME     only this one of the two\n"
         "          --json           print one JSON object on standard output\n",
 };

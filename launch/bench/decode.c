@@ -25,6 +25,7 @@ enum { POLICIES = sizeof policies / sizeof *policies };
 typedef struct {
   launch_list settings; // key.path=value
   int32_t context, batch, steps, page_tokens;
+  const char *cache; // one of `policies`, NULL: all
   bool json;
 } bench_options;
 
@@ -102,10 +103,12 @@ static nn_status run_policy(const nats_model_config *model, const nn_params *par
   const int64_t count = (int64_t)o->batch * positions;
   nats_decoder *decoder = NULL;
   int32_t *tokens = malloc((size_t)count * sizeof *tokens);
-  float *logits = malloc((size_t)o->batch * (size_t)model->vocab * sizeof *logits);
+  void *logits = NULL;
   double *seconds = malloc((size_t)o->steps * sizeof *seconds);
-  if (tokens == NULL || logits == NULL || seconds == NULL)
+  if (tokens == NULL || seconds == NULL)
     NN_GOTO(status, done, NN_FAIL(NN_ERR_MEMORY, "out of memory for %d sequences", o->batch));
+  const size_t logit_bytes = (size_t)o->batch * (size_t)model->vocab * sizeof(float);
+  NN_GOTO(status, done, nn_device_host_alloc(params->device, logit_bytes, "logits", &logits));
   random_tokens(seed, 0, count, model->vocab, tokens);
   NN_GOTO(status, done, nats_decoder_create(model, params, &config, &decoder));
   NN_GOTO(status, done, time_steps(decoder, o, tokens, logits, seconds, out));
@@ -119,8 +122,8 @@ static nn_status run_policy(const nats_model_config *model, const nn_params *par
       (double)out->cache.live_tokens * 2 * model->head_size * (double)nn_device_act_size(params->device);
 done:
   nats_decoder_free(decoder);
+  nn_device_host_free(params->device, logits);
   free(seconds);
-  free(logits);
   free(tokens);
   return status;
 }
@@ -133,6 +136,7 @@ static nn_status read_options(int argc, char **argv, bench_options *o) {
       {"--batch", LAUNCH_OPTION_INT32, &o->batch, 1, 1 << 16},
       {"--steps", LAUNCH_OPTION_INT32, &o->steps, 1, MOST_STEPS},
       {"--page-tokens", LAUNCH_OPTION_INT32, &o->page_tokens, 1, 1 << 16},
+      {"--cache", LAUNCH_OPTION_TEXT, &o->cache, 0, 0},
       {"--json", LAUNCH_OPTION_FLAG, &o->json, 0, 0},
   };
   *o = (bench_options){.context = 4096,
@@ -145,6 +149,11 @@ static nn_status read_options(int argc, char **argv, bench_options *o) {
   for (int64_t i = 0; i < o->settings.count; i++)
     if (strchr(o->settings.items[i], '=') == NULL)
       return NN_FAIL(NN_ERR_USAGE, "bench decode: expected key.path=value, found '%s'", o->settings.items[i]);
+  for (int p = 0; o->cache != NULL && p < POLICIES; p++)
+    if (strcmp(o->cache, policies[p]) == 0)
+      return NN_OK;
+  if (o->cache != NULL)
+    return NN_FAIL(NN_ERR_USAGE, "bench decode: --cache: expected dense or nats, found '%s'", o->cache);
   return NN_OK;
 }
 
@@ -183,6 +192,8 @@ static nn_status measure_all(nn_device *device, const launch_config *config, con
   NN_GOTO(status, done, widen_scorers(device, &table, &model, &params, (uint64_t)config->seed));
   for (int p = 0; p < POLICIES; p++) {
     measurement m = {0};
+    if (o->cache != NULL && strcmp(o->cache, policies[p]) != 0)
+      continue;
     NN_GOTO(status, done, run_policy(&model, &params, o, policies[p], (uint64_t)config->seed, &m));
     report(policies[p], &m, o, rows);
   }

@@ -121,10 +121,13 @@ static nn_status prepare(generation *g) {
   NN_TRY(nats_decoder_create(&g->run.model, &g->run.params, &decoder, &g->decoder));
   g->vocab = data_tokenizer_vocab(g->run.tokenizer); // rows of the model past these are padding
   NN_TRY(nats_sampler_create(&sampler, g->vocab, &g->sampler));
-  g->logits = malloc((size_t)g->run.model.vocab * sizeof *g->logits);
+  void *logits;
+  NN_TRY(
+      nn_device_host_alloc(g->run.device, (size_t)g->run.model.vocab * sizeof *g->logits, "logits", &logits));
+  g->logits = logits;
   g->text.out = o->json ? open_memstream(&g->whole, &g->whole_bytes) : stdout;
-  if (g->logits == NULL || g->text.out == NULL)
-    return NN_FAIL(NN_ERR_MEMORY, "out of memory for %d logits", g->run.model.vocab);
+  if (g->text.out == NULL)
+    return NN_FAIL(NN_ERR_MEMORY, "out of memory for the text");
   return NN_OK;
 }
 
@@ -206,7 +209,7 @@ static nn_status run(dist_group *world, int argc, char **argv) {
   if (options.json && g.text.out != NULL)
     fclose(g.text.out);
   free(g.whole);
-  free(g.logits);
+  nn_device_host_free(g.run.device, g.logits);
   nats_sampler_free(g.sampler);
   nats_decoder_free(g.decoder);
   free(g.prompt.items);

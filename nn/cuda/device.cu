@@ -91,6 +91,21 @@ static nn_status cuda_alloc(nn_device *device, size_t bytes, const char *what, v
   return status;
 }
 
+static nn_status cuda_host_alloc(nn_device *device, size_t bytes, const char *what, void **out) {
+  (void)device;
+  const cudaError_t error = cudaHostAlloc(out, bytes > 0 ? bytes : 1, cudaHostAllocDefault);
+  if (error != cudaErrorMemoryAllocation)
+    return nn_cuda_status(error, "allocating page-locked memory", __FILE__, __LINE__);
+  (void)cudaGetLastError();
+  return NN_FAIL(NN_ERR_MEMORY, "out of memory: %s needs %.1f MiB that stay in place", what,
+                 (double)bytes / (1 << 20));
+}
+
+static void cuda_host_free(nn_device *device, void *memory) {
+  (void)cudaStreamSynchronize(nn_cuda_stream(device)); // a copy may be under way
+  (void)cudaFreeHost(memory);
+}
+
 // ---- copies
 
 static nn_status cuda_upload(nn_device *device, void *to, const void *from, size_t bytes) {
@@ -109,8 +124,8 @@ static nn_status cuda_upload(nn_device *device, void *to, const void *from, size
   return NN_OK;
 }
 
-// To pageable memory the driver copies at once, by pinned memory of its own. Every reader of downloads waits
-// right after them, so nothing would be won by delaying that.
+// To pageable memory the driver copies at once, by pinned memory of its own, and the caller waits for it; to
+// memory of cuda_host_alloc it goes by itself.
 static nn_status cuda_download(nn_device *device, void *to, const void *from, size_t bytes) {
   if (bytes > 0)
     TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, nn_cuda_stream(device)),
@@ -198,6 +213,8 @@ static const nn_device_table cuda_table = {
     .close = cuda_close,
     .alloc = cuda_alloc,
     .free = cuda_free,
+    .host_alloc = cuda_host_alloc,
+    .host_free = cuda_host_free,
     .upload = cuda_upload,
     .download = cuda_download,
     .copy = cuda_copy,

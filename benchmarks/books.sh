@@ -5,8 +5,8 @@
 # VALIDATION, TRAINING: .txt, .jsonl or .jsonl.zst. gpt2: the shape of GPT-2 small, 1,024 tokens, a minute a model on a
 # large GPU (TRAIN=train.steps=20000 for better ones); mini: 8 layers of width 512; small: an hour on two cores; tiny:
 # does it all run? MODELS names the models in the order of training: windows of so many tokens, NAtS at the price behind
-# its name. benchmarks/lib.sh has the other settings. Stopped and started again, also with more models, it goes on where
-# it was.
+# its name (nats-2-w8: with a window of 8). benchmarks/lib.sh has the other settings. Stopped and started again, also
+# with more models, it goes on where it was.
 set -euo pipefail
 # shellcheck source=benchmarks/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -53,12 +53,15 @@ fi
 
 list='' cheapest='' least=0
 for model in "${models[@]}"; do
-  number=${model#*-} trained=${model%%-*}
+  number=${model#*-} trained=${model%%-*} window=()
+  if [[ $number == *-w* ]]; then
+    window=(model.window="${number##*-w}") number=${number%-w*}
+  fi
   case $model in
   dense) own=(model.attention=dense) ;;
   window-*) own=(model.attention=window model.window="$number") ;;
-  nats-*) own=(model.attention=nats nats.lambda="$number") ;;
-  *) natsformer_fail "MODELS: expected dense, window-TOKENS or nats-LAMBDA, found '$model'" ;;
+  nats-*) own=(model.attention=nats nats.lambda="$number" "${window[@]}") ;;
+  *) natsformer_fail "MODELS: expected dense, window-TOKENS, nats-LAMBDA or nats-LAMBDA-wTOKENS, found '$model'" ;;
   esac
   [ "$stage" = compare ] || run "training $model" train "$natsformer_root/configs/pg19-gpt2-small.yaml" \
     run="$out/$model" data.path="$out/text" "${settings[@]}" "${own[@]}" "${train_settings[@]}"

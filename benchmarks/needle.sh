@@ -29,7 +29,7 @@ stage_of() { # MODEL LENGTH WEIGHTS: one stage of training
   local batch steps=300 settings=(optimizer.lr=0.001 optimizer.lr_min=0.0001 optimizer.warmup=20
     nats.type_warmup=0 nats.lambda_ramp=0)
   batch=$(batch_of "$2")
-  [ -n "$3" ] || steps=2000 settings=()
+  [ -n "$3" ] || steps=2500 settings=()
   [ -f "$out/data-$2/manifest.json" ] || "$program" data synth passkey --out "$out/data-$2" --digits 5 --vocab 64 \
     --window 16 --length "$2" --samples $((steps * batch < 40000 ? steps * batch : 40000)) --val-samples 64 --seed 1000
   run "training $1 in $2 tokens" train "$natsformer_root/configs/mqar.yaml" run="$out/$1-$2" train.from="$3" \

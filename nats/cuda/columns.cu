@@ -17,10 +17,13 @@ __device__ static classes classes_of(const nats_cuda_attention *a, int64_t pair)
   return classes{a->types + pair * a->chunks, a->chunk, a->length / a->chunk * a->chunk};
 }
 
-__device__ static int class_of(const classes &from, int32_t token) {
+__device__ static uint8_t type_of(const classes &from, int32_t token) {
+  return from.types[from.chunk == 1 ? token : token / from.chunk];
+}
+
+__device__ static int class_of(const classes &from, int32_t token, uint8_t type) {
   if (token >= from.typed)
     return NATS_KEY_LASTING;
-  const uint8_t type = from.types[from.chunk == 1 ? token : token / from.chunk];
   return type == NATS_LOCAL ? NATS_KEY_LOCAL : type == NATS_WINDOW ? NATS_KEY_WINDOW : NATS_KEY_LASTING;
 }
 
@@ -65,7 +68,8 @@ __global__ static void __launch_bounds__(LIST_THREADS) count_keys(nats_cuda_atte
 #pragma unroll
   for (int item = 0; item < ITEMS; item++) {
     const int64_t token = first + item * LIST_THREADS;
-    const int key = token < a.length ? class_of(from, (int32_t)token) : (int)NATS_KEY_WINDOW;
+    const int key = token < a.length ? class_of(from, (int32_t)token, type_of(from, (int32_t)token))
+                                     : (int)NATS_KEY_WINDOW;
     count.lasting += key == NATS_KEY_LASTING;
     count.local += key == NATS_KEY_LOCAL;
   }
@@ -100,10 +104,17 @@ __device__ static warp_part look_at_part(const nats_cuda_attention &a, const cla
   const int warp = (int)threadIdx.x / NN_WARP, lane = (int)threadIdx.x % NN_WARP;
   warp_part part;
   uint32_t count = 0;
+  uint8_t types[ITEMS];
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) {
+    const int64_t t = token + item * NN_WARP;
+    types[item] = type_of(from, t < a.length ? (int32_t)t : a.length - 1);
+  }
+  __syncwarp(); // all on their way before one is needed
 #pragma unroll
   for (int item = 0; item < ITEMS; item++) { // past the end: window keys, which are not counted
     const int64_t t = token + item * NN_WARP;
-    part.keys[item] = t < a.length ? class_of(from, (int32_t)t) : (int)NATS_KEY_WINDOW;
+    part.keys[item] = t < a.length ? class_of(from, (int32_t)t, types[item]) : (int)NATS_KEY_WINDOW;
     count += __popc(__ballot_sync(0xffffffffu, part.keys[item] == NATS_KEY_LASTING));
     count += __popc(__ballot_sync(0xffffffffu, part.keys[item] == NATS_KEY_LOCAL)) << 16;
   }
@@ -135,7 +146,8 @@ __device__ static void write_keys(const nats_cuda_attention &a, const int32_t *e
   int32_t until[ITEMS]; // all on their way at once
 #pragma unroll
   for (int item = 0; item < ITEMS; item++)
-    until[item] = token + item * NN_WARP < a.length ? expiry[token + item * NN_WARP] : 0;
+    until[item] = expiry[min(token + item * NN_WARP, a.length - 1)];
+  __syncwarp();
 #pragma unroll
   for (int item = 0; item < ITEMS; item++, token += NN_WARP) {
     const uint32_t lasting = __ballot_sync(0xffffffffu, keys[item] == NATS_KEY_LASTING);
@@ -192,13 +204,12 @@ __device__ static void write_range(const nats_cuda_attention &a, int64_t pair, i
 // The rows of key j. Chunks are whole in the list of lasting keys: a chunk after the found one's first key,
 // the next global chunk begins.
 __device__ static void write_rows(const nats_cuda_attention &a, const classes &from, int64_t pair, int64_t j,
-                                  const pair_lists &in) {
+                                  bool local, const pair_lists &in) {
   const int64_t start = (j / a.chunk + 1) * a.chunk;
   const int32_t globals = in.start[NATS_KEY_LOCAL] - (a.length - from.typed);
   const int32_t at = find(in.key, 0, globals, start);
   const int32_t next = at < globals ? in.key[at] + a.chunk : a.length;
   const int32_t second = at + (int64_t)a.chunk < globals ? in.key[at + a.chunk] + a.chunk : a.length;
-  const bool local = class_of(from, (int32_t)j) == NATS_KEY_LOCAL;
   const int64_t window = start - 1 + a.window;
   a.rows[pair * a.length + j] =
       nats_key_rows{j < from.typed ? (int32_t)start : a.length, next - 1,
@@ -218,11 +229,15 @@ __global__ static void __launch_bounds__(LIST_THREADS) list_pair(nats_cuda_atten
   write_keys(a, a.expiry + pair * a.length, part.keys, token, part.before, part.strip, here);
   write_start(a, part.strip, start);
   __syncthreads();
-  for (int32_t i = thread; i < a.length; i += LIST_THREADS) {
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++) {
+    const int32_t i = token + item * NN_WARP;
+    if (i >= a.length)
+      continue;
     there.key[i] = key[i];
     there.until[i] = until[i];
     if (a.wants_types)
-      write_rows(a, from, pair, i, here);
+      write_rows(a, from, pair, i, part.keys[item] == NATS_KEY_LOCAL, here);
   }
   if (thread <= NATS_KEY_CLASSES)
     there.start[thread] = start[thread];
@@ -262,8 +277,11 @@ __global__ static void __launch_bounds__(SEARCH_THREADS) find_ranges(nats_cuda_a
 __global__ static void __launch_bounds__(SEARCH_THREADS) find_rows(nats_cuda_attention a, int32_t slices) {
   const int64_t pair = blockIdx.x / slices;
   const int64_t j = (int64_t)(blockIdx.x % slices) * SEARCH_THREADS + threadIdx.x;
-  if (j < a.length)
-    write_rows(a, classes_of(&a, pair), pair, j, lists_of(a, pair));
+  if (j >= a.length)
+    return;
+  const classes from = classes_of(&a, pair);
+  const bool local = class_of(from, (int32_t)j, type_of(from, (int32_t)j)) == NATS_KEY_LOCAL;
+  write_rows(a, from, pair, j, local, lists_of(a, pair));
 }
 
 nn_status nats_cuda_build_lists(nn_device *device, const nats_cuda_attention *a) {

@@ -45,11 +45,11 @@ static __global__ void __launch_bounds__(COUNT_THREADS)
   double all_visible = 0, all_causal = 0; // of this warp's heads
   for (int32_t head = warp; head < op.kv_heads; head += COUNT_WARPS) {
     double visible = 0, causal = 0;
-    for (int64_t i = lane; i < (int64_t)op.batch * slices; i += NN_WARP) {
-      const int64_t batch = i / slices, slice = i - batch * slices;
-      visible += pairs[(batch * op.kv_heads + head) * slices + slice];
+    for (int32_t batch = lane; batch < op.batch; batch += NN_WARP) {
       const double length = length_of(op, batch);
-      causal += slice == 0 ? 0.5 * length * (length + 1.0) : 0.0;
+      causal += 0.5 * length * (length + 1.0);
+      for (int32_t slice = 0; slice < slices; slice++)
+        visible += pairs[((int64_t)batch * op.kv_heads + head) * slices + slice];
     }
     visible = nn_warp_sum(visible);
     causal = nn_warp_sum(causal);
@@ -87,9 +87,10 @@ extern "C" nn_status nats_cuda_kv_cost_forward(nn_device *device, const nats_kv_
 
 // ---- backward
 
-// What each type would cost a complete chunk of a sequence of `length` tokens, whose next global is `next`.
+// Adds what each type would cost a complete chunk of a sequence of `length` tokens, whose next global is
+// `next`.
 __device__ static void add_price(const nats_kv_cost &op, int32_t length, int32_t a, int32_t next,
-                                 double price, float *dtypes) {
+                                 double price, float dtypes[NATS_TYPES]) {
   const int64_t first = (int64_t)a * op.chunk, start = first + op.chunk;
   const int64_t keys = (start < length ? start : length) - first; // that are no padding
   if (keys <= 0)
@@ -110,21 +111,32 @@ static __global__ void __launch_bounds__(NATS_STRIP_THREADS)
   const int64_t pair = blockIdx.x / strips;
   const int32_t begin = (int32_t)(blockIdx.x % strips) * NATS_STRIP_CHUNKS, complete = op.length / op.chunk;
   const uint8_t *types = op.types + pair * chunks;
+  float *dtypes = op.dtypes + pair * chunks * (int)NATS_TYPES, sum[NATS_STRIP_ITEMS][NATS_TYPES];
   bool globals[NATS_STRIP_ITEMS];
   int32_t next[NATS_STRIP_ITEMS];
 #pragma unroll
-  for (int item = 0; item < NATS_STRIP_ITEMS; item++) {
-    const int32_t a = begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x;
-    globals[item] = a < complete && types[a] == NATS_GLOBAL;
+  for (int item = 0; item < NATS_STRIP_ITEMS; item++) { // all on their way before one is needed
+    const int32_t a = min(begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x, chunks - 1);
+    globals[item] = types[a] == NATS_GLOBAL;
+#pragma unroll
+    for (int type = 0; type < NATS_TYPES; type++)
+      sum[item][type] = dtypes[a * (int)NATS_TYPES + type];
   }
+#pragma unroll
+  for (int item = 0; item < NATS_STRIP_ITEMS; item++)
+    globals[item] &= begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x < complete;
   nats_next_globals(globals, types, begin, complete, next);
   const int32_t length = length_of(op, pair / op.kv_heads);
   const double price = (double)*op.lambda * (double)*op.pair_scale;
 #pragma unroll
   for (int item = 0; item < NATS_STRIP_ITEMS; item++) {
     const int32_t a = begin + item * NATS_STRIP_THREADS + (int32_t)threadIdx.x;
-    if (a < complete)
-      add_price(op, length, a, next[item], price, op.dtypes + (pair * chunks + a) * (int)NATS_TYPES);
+    if (a >= complete)
+      continue;
+    add_price(op, length, a, next[item], price, sum[item]);
+#pragma unroll
+    for (int type = 0; type < NATS_TYPES; type++)
+      dtypes[a * (int)NATS_TYPES + type] = sum[item][type];
   }
 }
 

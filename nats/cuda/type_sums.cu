@@ -23,46 +23,70 @@ __device__ static inline nats_segment_sum join(nats_segment_sum before, nats_seg
   return {before.ended + x.ended, before.crossing + x.crossing, before.whole};
 }
 
-// The sum over the `lanes` neighbours of which this lane is one; every one of them gets it.
-__device__ static inline double sum_lanes(double x, int lanes) {
-  for (int step = lanes / 2; step > 0; step /= 2)
+// The sum over the LANES neighbours of which this lane is one; every one of them gets it.
+template <int LANES> __device__ static inline double sum_lanes(double x) {
+#pragma unroll
+  for (int step = LANES / 2; step > 0; step /= 2)
     x += __shfl_xor_sync(0xffffffffu, x, step);
   return x;
 }
 
-// Adds the sums of token and query head `at`.
-__device__ static inline void add_sums(const nats_cuda_attention &a, int64_t at, double sums[SUMS]) {
-  sums[ALL] += (double)a.visible.all[at] + (double)a.hidden.all[at];
-  sums[LOCAL] += (double)a.visible.local[at] + (double)a.hidden.local[at];
-  sums[WINDOW] += (double)a.visible.window[at] + (double)a.hidden.window[at];
-  sums[ENDED] += (double)a.visible.ended[at] + (double)a.hidden.ended[at];
-  sums[OWN] += (double)a.visible.own[at];
-  sums[SEEN] += (double)a.visible.seen[at];
+// What is known of a token and a query head.
+typedef struct {
+  float all[2], local[2], window[2], ended[2]; // of visible and of hidden pairs
+  float own, seen;
+} token_sums;
+
+__device__ static inline token_sums load_sums(const nats_cuda_attention &a, int64_t at) {
+  return {{a.visible.all[at], a.hidden.all[at]},
+          {a.visible.local[at], a.hidden.local[at]},
+          {a.visible.window[at], a.hidden.window[at]},
+          {a.visible.ended[at], a.hidden.ended[at]},
+          a.visible.own[at],
+          a.visible.seen[at]};
 }
 
-// Sums of the strip that begins with chunk `first`, `complete` chunks of it: by `lanes` lanes a chunk, ITEMS
-// chunks at once.
+__device__ static inline void add_sums(const token_sums &token, double sums[SUMS]) {
+  sums[ALL] += (double)token.all[0] + (double)token.all[1];
+  sums[LOCAL] += (double)token.local[0] + (double)token.local[1];
+  sums[WINDOW] += (double)token.window[0] + (double)token.window[1];
+  sums[ENDED] += (double)token.ended[0] + (double)token.ended[1];
+  sums[OWN] += (double)token.own;
+  sums[SEEN] += (double)token.seen;
+}
+
+// Sums of the strip that begins with chunk `first`, `complete` chunks of it: by LANES lanes a chunk, ITEMS
+// chunks at once, whose loads are all under way together. Slots behind the last chunk get that one's sums,
+// which nobody reads.
+template <int LANES>
 __device__ static void sum_chunks(const nats_cuda_attention &a, int64_t pair, int32_t first, int32_t complete,
-                                  int lanes, strip_memory &strip) {
-  const int thread = (int)threadIdx.x;
+                                  strip_memory &strip) {
+  const int thread = (int)threadIdx.x, lane = thread % LANES;
   const int64_t heads = pair * a.group * a.length + (int64_t)first * a.chunk; // the group's first query head
-  for (int part = 0; part < lanes; part++) {
+  for (int part = 0; part < LANES && complete > 0; part++) {
+    const int32_t slot = (part * ITEMS * THREADS + thread) / LANES; // then every THREADS / LANES
     double x[ITEMS][SUMS] = {};
     for (int32_t g = 0; g < a.group; g++)
-      for (int32_t t = thread % lanes; t < a.chunk; t += lanes)
+      for (int32_t t = 0; t < a.chunk; t += LANES) {
+        const int64_t at = heads + (int64_t)g * a.length + min(t + lane, a.chunk - 1);
+        token_sums tokens[ITEMS];
 #pragma unroll
-        for (int item = 0; item < ITEMS; item++) {
-          const int32_t slot = ((part * ITEMS + item) * THREADS + thread) / lanes;
-          if (slot < complete)
-            add_sums(a, heads + (int64_t)g * a.length + (int64_t)slot * a.chunk + t, x[item]);
-        }
+        for (int item = 0; item < ITEMS; item++)
+          tokens[item] =
+              load_sums(a, at + (int64_t)min(slot + item * (THREADS / LANES), complete - 1) * a.chunk);
+        __syncwarp(); // the compiler would move loads to where their values are needed
+#pragma unroll
+        for (int item = 0; item < ITEMS; item++)
+          if (t + lane < a.chunk)
+            add_sums(tokens[item], x[item]);
+      }
 #pragma unroll
     for (int item = 0; item < ITEMS; item++)
 #pragma unroll
       for (int sum = 0; sum < SUMS; sum++) {
-        const double total = sum_lanes(x[item][sum], lanes);
-        if (thread % lanes == 0)
-          strip.sums[sum][((part * ITEMS + item) * THREADS + thread) / lanes] = (float)total;
+        const double total = sum_lanes<LANES>(x[item][sum]);
+        if (lane == 0)
+          strip.sums[sum][slot + item * (THREADS / LANES)] = (float)total;
       }
   }
 }
@@ -136,16 +160,16 @@ __device__ static void take_away(strip_memory &strip, int32_t complete, nats_seg
   *left = join(taken, rest);
 }
 
-// One block a strip. `lanes`: how many lanes add up a chunk, a power of two.
-__global__ __launch_bounds__(THREADS) static void sum_strip(nats_cuda_attention a, int32_t strips,
-                                                            int lanes) {
+// One block a strip.
+template <int LANES> // that add up a chunk, a power of two
+__global__ __launch_bounds__(THREADS, 2) static void sum_strip(nats_cuda_attention a, int32_t strips) {
   __shared__ strip_memory strip;
   const int64_t pair = blockIdx.x / strips;
   const int32_t first = (int32_t)(blockIdx.x % strips) * NATS_STRIP, thread = (int32_t)threadIdx.x;
   const int32_t chunks = min((int32_t)NATS_STRIP, a.chunks - first);
   const int32_t complete = min(chunks, a.length / a.chunk - first);
   const uint8_t *types = a.types + pair * a.chunks + first;
-  sum_chunks(a, pair, first, complete, lanes, strip);
+  sum_chunks<LANES>(a, pair, first, complete, strip);
   for (int32_t i = thread; i <= NATS_STRIP; i += THREADS)
     strip.before[i] = i <= complete && first + i > 0 ? types[i - 1] : (uint8_t)NATS_GLOBAL;
   __syncthreads();
@@ -206,9 +230,11 @@ __global__ __launch_bounds__(NATS_STRIP) static void carry_strip(nats_cuda_atten
 nn_status nats_cuda_type_gradient(nn_device *device, const nats_cuda_attention *a) {
   const int32_t strips = nats_strips(a->chunks);
   const unsigned blocks = (unsigned)a->batch * (unsigned)a->kv_heads * (unsigned)strips;
-  int lanes = 1;
-  while (lanes < NN_WARP && 2 * lanes <= a->chunk)
-    lanes *= 2;
-  NN_TRY(NN_LAUNCH(device, sum_strip, blocks, THREADS, 0, *a, strips, lanes));
+  if (a->chunk < 8)
+    NN_TRY(NN_LAUNCH(device, sum_strip<1>, blocks, THREADS, 0, *a, strips));
+  else if (a->chunk < NN_WARP)
+    NN_TRY(NN_LAUNCH(device, sum_strip<8>, blocks, THREADS, 0, *a, strips));
+  else
+    NN_TRY(NN_LAUNCH(device, sum_strip<NN_WARP>, blocks, THREADS, 0, *a, strips));
   return strips == 1 ? NN_OK : NN_LAUNCH(device, carry_strip, blocks, NATS_STRIP, 0, *a, strips);
 }

@@ -16,19 +16,33 @@ __device__ static bool is_forced(const nats_types &op, int32_t a) {
   return a == 0 || (op.mode == NATS_TYPES_SAMPLED && (int64_t)(a + 1) * op.chunk == op.length);
 }
 
-// [3] means over the tokens of a chunk, summed in their order as on the CPU.
-__device__ static float3 mean_logits(const nats_types &op, int64_t batch, int32_t head, int32_t a) {
+// Means over the tokens of each of this thread's chunks, summed in their order as on the CPU. `first` and
+// every THREADS-th chunk after it; behind the last complete one that one's again, which nobody asks for.
+__device__ static void mean_logits(const nats_types &op, int64_t batch, int32_t head, int32_t first,
+                                   float3 mean[ITEMS]) {
   const int64_t stride = (int64_t)op.kv_heads * NATS_TYPES;
-  const float *logits =
-      op.logits + (batch * op.length + (int64_t)a * op.chunk) * stride + head * (int)NATS_TYPES;
-  float3 sum = make_float3(0, 0, 0);
-  for (int32_t t = 0; t < op.chunk; t++, logits += stride) {
-    sum.x += logits[0];
-    sum.y += logits[1];
-    sum.z += logits[2];
-  }
+  const float *logits = op.logits + batch * op.length * stride + head * (int)NATS_TYPES;
   const float count = (float)op.chunk;
-  return make_float3(sum.x / count, sum.y / count, sum.z / count);
+  float3 sum[ITEMS] = {};
+  for (int32_t t = 0; t < op.chunk; t++) {
+    float3 of_token[ITEMS];
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+      const int32_t a = min(first + item * THREADS, op.length / op.chunk - 1);
+      const float *from = logits + ((int64_t)a * op.chunk + t) * stride;
+      of_token[item] = make_float3(from[0], from[1], from[2]);
+    }
+    __syncwarp(); // all on their way before one is needed: the compiler would load them one by one
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+      sum[item].x += of_token[item].x;
+      sum[item].y += of_token[item].y;
+      sum[item].z += of_token[item].z;
+    }
+  }
+#pragma unroll
+  for (int item = 0; item < ITEMS; item++)
+    mean[item] = make_float3(sum[item].x / count, sum[item].y / count, sum[item].z / count);
 }
 
 __device__ static void softmax(float3 logits, float tau, float *y) {
@@ -116,13 +130,10 @@ static __global__ void __launch_bounds__(THREADS)
   const int64_t batch = at.pair / op.kv_heads;
   const int32_t head = (int32_t)(at.pair - batch * op.kv_heads), complete = op.length / op.chunk;
   const bool scored = op.mode == NATS_TYPES_SAMPLED || op.mode == NATS_TYPES_ARGMAX;
-  float3 logits[ITEMS]; // all on their way before the first is needed
-#pragma unroll
-  for (int item = 0; item < ITEMS; item++) {
-    const int32_t a = at.first + item * THREADS;
-    logits[item] = scored && a < complete ? mean_logits(op, batch, head, a) : make_float3(0, 0, 0);
-  }
+  float3 logits[ITEMS] = {};
   uint8_t types[ITEMS];
+  if (scored && complete > 0)
+    mean_logits(op, batch, head, at.first, logits);
 #pragma unroll
   for (int item = 0; item < ITEMS; item++) {
     const int32_t a = at.first + item * THREADS;

@@ -26,6 +26,7 @@ typedef struct {
   row_starts starts[SLOTS];
   int32_t row[SLOTS]; // the first of the block; T or more where there are no more blocks
   nats_hidden_bounds keys[KEYS];
+  nats_phases come; // a phase for each block of rows that all threads have copied
   // registers are scarce
   nats_hidden_tile tile;
   float hidden_weight;    // of all drawn blocks
@@ -197,12 +198,13 @@ __device__ static __forceinline__ void store_start(const row_source &from, hidde
     shared.starts[slot].delta[at] = from.start;
 }
 
-// Hands a block to the products, which read shared memory past the usual path. One warpgroup may be at other
-// rows of its keys, and so in another loop, than the other.
-__device__ static __forceinline__ void receive() {
+// Hands block n to the products, which read shared memory past the usual path. One warpgroup may be at other
+// rows of its keys, and so in another loop, than the other: that is why they do not meet at __syncthreads.
+__device__ static __forceinline__ void receive(hidden_shared &shared, int n) {
   nats_copy_wait<AHEAD - 1>();
   nats_wgmma_publish();
-  nats_meet<THREADS>();
+  nats_arrive(&shared.come);
+  nats_wait_phase(&shared.come, n % 2);
 }
 
 // `sum` over the four lanes that share a key.
@@ -258,6 +260,7 @@ __global__ __launch_bounds__(THREADS, 2) static void hidden_hopper(nats_cuda_att
   if (threadIdx.x == 0) {
     shared.tile = tile;
     find_rows(a, tile, shared);
+    nats_begin_phases(&shared.come, THREADS);
   }
   __syncthreads();
   // Later keys are hidden from fewer rows: in every other thread block the other warpgroup has them.
@@ -294,14 +297,14 @@ __global__ __launch_bounds__(THREADS, 2) static void hidden_hopper(nats_cuda_att
     fetch(a, source, shared, (n + AHEAD) % SLOTS);
   };
   auto row = [&] { return shared.row[n % SLOTS]; };
-  for (receive(); row() + ROWS <= first && row() < a.length; n++, receive())
+  for (receive(shared, n); row() + ROWS <= first && row() < a.length; receive(shared, ++n))
     go_on();
-  for (; row() <= last && row() < a.length; n++, receive()) {
+  for (; row() <= last && row() < a.length; receive(shared, ++n)) {
     go_on();
     visit<true>(shared, n % SLOTS, shared.keys + warp, factor, a.log2_clip, own);
   }
   write_bounded(a, shared, warp, own);
-  for (; row() < a.length; n++, receive()) {
+  for (; row() < a.length; receive(shared, ++n)) {
     go_on();
     visit<false>(shared, n % SLOTS, shared.keys + warp, factor, a.log2_clip, own);
   }

@@ -128,7 +128,7 @@ static void switch_fiber(fiber *from, fiber *to) {
 
 // ---- threads of the block that runs
 
-enum thread_state { READY, MEETS_LANES, MEETS_BLOCK, RETURNED };
+enum thread_state { READY, MEETS_LANES, MEETS_BLOCK, WAITS, RETURNED };
 
 struct pending_copy {
   void *shared;
@@ -147,6 +147,8 @@ struct thread {
   unsigned mask;
   void *payload;
   void (*act)(void *payloads[EMULATOR_LANES]);
+  bool (*ready)(const void *context);
+  const void *context;
   // cp.async
   std::vector<pending_copy> copies;
   int groups; // committed so far
@@ -269,6 +271,19 @@ int emulator_barrier(emulator_place place, bool predicate) {
   return block.count;
 }
 
+void emulator_wait(emulator_place place, const char *operation, bool (*ready)(const void *context),
+                   const void *context) {
+  if (ready(context))
+    return;
+  thread *self = block.running;
+  self->place = place;
+  self->operation = operation;
+  self->ready = ready;
+  self->context = context;
+  self->state = WAITS;
+  wait_turn();
+}
+
 void *emulator_shared() { return block.shared; }
 
 void emulator_copy16(emulator_place place, void *shared, const void *global, bool valid) {
@@ -360,13 +375,16 @@ static void run_block(turn_order order, std::mt19937 *random) {
     bool moved = false;
     if (order == RANDOM)
       std::shuffle(turns.begin(), turns.end(), *random);
-    for (unsigned i : turns)
+    for (unsigned i : turns) {
+      if (threads[i].state == WAITS && threads[i].ready(threads[i].context))
+        threads[i].state = READY;
       if (threads[i].state == READY) {
         block.running = &threads[i];
         threadIdx = threads[i].index;
         switch_fiber(&scheduler, &threads[i].own);
         moved = true;
       }
+    }
     if (!moved)
       fail_deadlock();
   }

@@ -59,6 +59,10 @@ void emulator_meet(emulator_place place, const char *operation, unsigned mask, v
 // Meets all threads of the block that have not returned; how many of them came with a predicate.
 int emulator_barrier(emulator_place place, bool predicate);
 
+// Waits until `ready(context)`, which other threads bring about.
+void emulator_wait(emulator_place place, const char *operation, bool (*ready)(const void *context),
+                   const void *context);
+
 // What the environment variables above say of the GPU.
 size_t emulator_shared_limit(); // bytes
 int emulator_processors();

@@ -198,6 +198,38 @@ Test(emulator, product_of_tiles) {
   cudaFree(c);
 }
 
+// ---- phases of a barrier: one warp hands number after number to another through a place for one
+
+enum { NUMBERS = 5 };
+__global__ static void hand_over(float *out) {
+  struct place {
+    nats_phases full, empty;
+    float number;
+  } *shared = static_cast<place *>(emulator_shared());
+  if (threadIdx.x == 0) {
+    nats_begin_phases(&shared->full, 1);
+    nats_begin_phases(&shared->empty, 32);
+  }
+  __syncthreads();
+  for (int i = 0; i < NUMBERS; i++)
+    if (threadIdx.x >= 32) {
+      nats_wait_phase(&shared->full, i % 2);
+      out[(threadIdx.x - 32) * NUMBERS + i] = shared->number;
+      nats_arrive(&shared->empty);
+    } else if (threadIdx.x == 0) {
+      nats_wait_phase(&shared->empty, (i + 1) % 2); // the phase before the first is over
+      shared->number = static_cast<float>(i);
+      nats_arrive(&shared->full);
+    }
+}
+Test(emulator, phases_of_a_barrier) {
+  float *out = device_floats(32 * NUMBERS);
+  cr_assert_eq(emulator_launch("hand_over", hand_over, 1, 64, 64, out), cudaSuccess);
+  for (int i = 0; i < 32 * NUMBERS; i++)
+    cr_expect_eq(out[i], i % NUMBERS, "%d", i);
+  cudaFree(out);
+}
+
 // ---- products of a warpgroup: a [64, 16] times rows of 64 columns in shared memory, along them and across
 
 enum { ROWS64 = 64, DEEP = 16 };

@@ -9,7 +9,8 @@
 
 struct emulator_wgmma {
   float *c;
-  const uint32_t *a;
+  const uint32_t *a; // nullptr: in shared memory, the warp's rows from here on
+  uint64_t a_rows;
   uint64_t b;
   bool across, add;
   int group;
@@ -18,15 +19,18 @@ struct emulator_wgmma {
   static float half(uint32_t pair, int i) { // element i = 0, 1 of two bf16
     return __uint_as_float(i == 0 ? pair << 16 : pair & 0xffff0000u);
   }
-  // b[k][n]: bits 4 to 6 of the address are exchanged with bits 7 to 9
-  float b_element(int k, int n) const {
-    uint64_t at = b + (across ? k * 128 + n * 2 : n * 128 + k * 2);
+  // Of a tile: bits 4 to 6 of the address are exchanged with bits 7 to 9.
+  static float element(uint64_t tile, int row, int column) {
+    uint64_t at = tile + static_cast<uint64_t>(row * 128 + column * 2);
     at ^= (at >> 7 & 7) << 4;
     return __uint_as_float(static_cast<uint32_t>(*reinterpret_cast<const uint16_t *>(at)) << 16);
   }
+  float b_element(int k, int n) const { return across ? element(b, k, n) : element(b, n, k); }
   static void multiply(emulator_wgmma *lanes[EMULATOR_LANES]) {
     float a[16][16], b[16][64];
-    for (int lane = 0; lane < EMULATOR_LANES; lane++)
+    for (int i = 0; i < 16 * 16 && lanes[0]->a == nullptr; i++)
+      a[i / 16][i % 16] = element(lanes[0]->a_rows, i / 16, i % 16);
+    for (int lane = 0; lane < EMULATOR_LANES && lanes[0]->a != nullptr; lane++)
       for (int i = 0; i < 8; i++)
         a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = half(lanes[lane]->a[i / 2], i % 2);
     for (int k = 0; k < 16; k++)
@@ -82,21 +86,63 @@ static inline void nats_wgmma_fence() {}
 static inline void nats_wgmma_done(float (&)[32]) {}
 static inline void nats_wgmma_ready(uint32_t (&)[4]) {}
 static inline void nats_wgmma_publish() {}
-template <int THREADS> static inline void nats_meet(EMULATOR_HERE) { emulator_barrier(here, false); }
+
+// What is behind nats_phases.
+struct emulator_phases {
+  uint16_t left, arrivals; // that this phase waits for still, and every phase
+  uint32_t phase;
+};
+typedef uint64_t nats_phases;
+static_assert(sizeof(emulator_phases) == sizeof(nats_phases), "kept in its place");
+static inline void nats_begin_phases(nats_phases *barrier, int arrivals) {
+  const uint16_t n = static_cast<uint16_t>(arrivals);
+  const emulator_phases begin = {n, n, 0};
+  memcpy(barrier, &begin, sizeof begin);
+}
+static inline void nats_arrive(nats_phases *barrier) {
+  emulator_phases now;
+  memcpy(&now, barrier, sizeof now);
+  if (--now.left == 0) {
+    now.left = now.arrivals;
+    now.phase ^= 1;
+  }
+  memcpy(barrier, &now, sizeof now);
+}
+static inline void nats_wait_phase(nats_phases *barrier, uint32_t phase, EMULATOR_HERE) {
+  struct wanted {
+    const nats_phases *barrier;
+    uint32_t phase;
+    static bool over(const void *context) {
+      const wanted *self = static_cast<const wanted *>(context);
+      emulator_phases now;
+      memcpy(&now, self->barrier, sizeof now);
+      return now.phase != self->phase;
+    }
+  } const wait = {barrier, phase};
+  emulator_wait(here, "the end of a phase", wanted::over, &wait);
+}
+
 static inline void nats_wgmma_commit() { emulator_wgmma_queues[threadIdx.x].groups++; }
 template <int N> static inline void nats_wgmma_wait(EMULATOR_HERE) {
   emulator_wgmma_queue &mine = emulator_wgmma_queues[threadIdx.x];
   mine.wanted = mine.groups - N;
   emulator_meet(here, "wgmma", ~0u, &mine, emulator_wgmma_queue::act);
 }
-template <bool ACROSS>
-static inline void nats_wgmma(float (&c)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
+static inline void emulator_start_wgmma(float (&c)[32], const uint32_t *a, uint64_t a_rows, uint64_t b,
+                                        bool across, bool add) {
   emulator_wgmma_queue &mine = emulator_wgmma_queues[threadIdx.x];
-  emulator_wgmma product = {c, a, b, ACROSS, add, mine.groups, std::vector<float>(c, c + 32)};
+  emulator_wgmma product = {c, a, a_rows, b, across, add, mine.groups, std::vector<float>(c, c + 32)};
   for (const emulator_wgmma &other : mine.products)
     if (other.c == c)
       product.before.clear();
   for (float &sum : c)
     sum = NAN;
   mine.products.push_back(product);
+}
+template <bool ACROSS>
+static inline void nats_wgmma(float (&c)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
+  emulator_start_wgmma(c, a, 0, b, ACROSS, add);
+}
+template <bool ACROSS> static inline void nats_wgmma(float (&c)[32], uint64_t a, uint64_t b, bool add) {
+  emulator_start_wgmma(c, nullptr, a + threadIdx.x / 32 % 4 * 16 * 128, b, ACROSS, add);
 }

@@ -8,6 +8,7 @@
 // ---- life
 
 static nn_status allocate_device(nats_cache *cache) {
+  NN_TRY(nn_event_create(cache->device, &cache->fetched));
   if (!cache->choice.policy->needs_scorer)
     return NN_OK;
   void *memory;
@@ -97,7 +98,8 @@ void nats_cache_reset(nats_cache *cache) {
     nats_list_free(list);
   }
   nats_page_pool_trim(&cache->pool);
-  cache->entry_count = cache->addition_count = cache->move_count = 0; // of a step that failed
+  cache->entry_count = cache->addition_count = cache->move_count = 0;
+  cache->left = (nats_cache_changes){0};
   memset(cache->state, 0, state * sizeof *cache->state);
   memset(cache->pairs, 0, (size_t)shape->layers * (size_t)shape->kv_heads * 2 * sizeof *cache->pairs);
   cache->longest = 0;
@@ -120,14 +122,16 @@ void nats_cache_free(nats_cache *cache) {
   nats_page_pool_free(&cache->pool);
   nn_device_free(cache->device, cache->page_table);
   nn_device_free(cache->device, cache->device_packed);
+  nn_device_free(cache->device, cache->items);
+  nn_event_destroy(cache->fetched);
   nn_device_free(cache->device, cache->device_logits);
   nn_device_host_free(cache->device, cache->logits);
   nn_device_free(cache->device, cache->device_weights);
   void *const of_host[] = {
-      cache->made.rows,  cache->made.items, cache->made.turns,    cache->made.entries, cache->made.additions,
-      cache->made.moves, cache->packed,     cache->prompt_logits, cache->weights,      cache->turn_room,
-      cache->stored,     cache->types,      cache->prompt_pairs,  cache->harmonic,     cache->sample,
-      cache->head_rank,  cache->pairs,      cache->state,         cache->lists,
+      cache->made.rows, cache->made.turns,    cache->made.entries, cache->made.additions, cache->made.moves,
+      cache->packed,    cache->prompt_logits, cache->weights,      cache->turn_room,      cache->stored,
+      cache->types,     cache->prompt_pairs,  cache->harmonic,     cache->sample,         cache->head_rank,
+      cache->pairs,     cache->state,         cache->lists,
   };
   for (size_t i = 0; i < sizeof of_host / sizeof *of_host; i++)
     free(of_host[i]);

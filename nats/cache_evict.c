@@ -38,9 +38,9 @@ void nats_cache_note_peaks(nats_cache *cache) {
     cache->peak_live_tokens = cache->live_tokens;
 }
 
-void nats_cache_count_pairs(nats_cache *cache, int64_t i, nats_policy_pairs pairs, double causal) {
-  int64_t heads = cache->shape.kv_heads, layer = i / nats_cache_layer_size(cache);
-  double *counts = cache->pairs + 2 * (layer * heads + i % heads);
+void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t head, nats_policy_pairs pairs,
+                            double causal) {
+  double *counts = cache->pairs + 2 * ((int64_t)layer * cache->shape.kv_heads + head);
   counts[0] += pairs.live;
   counts[1] += causal;
   cache->stepmean += pairs.shares;

@@ -90,7 +90,7 @@ nn_status nats_cache_fill(nats_cache *cache, int32_t layer, const nats_cache_pro
     NN_TRY(nats_cache_fit(cache, &lists[l], prompt->length));
   ask_policy(cache, lists, prompt, tokens);
   for (int32_t l = 0; l < count; l++) {
-    nats_cache_count_pairs(cache, at + l, cache->prompt_pairs[l],
+    nats_cache_count_pairs(cache, layer, l % heads, cache->prompt_pairs[l],
                            0.5 * prompt->length * (prompt->length + 1.0));
     NN_TRY(take_pages(cache, &lists[l], prompt->length, &cache->stored[l]));
     longest = cache->stored[l].length > longest ? cache->stored[l].length : longest;

@@ -30,12 +30,16 @@ typedef struct {
 // The tables of a step: in host memory while they are made, and a copy in device memory.
 typedef struct {
   nats_cache_row *rows;           // [layers, S, Hk]
-  nats_cache_item *items;         // [layers, item_count]
   int32_t *turns;                 // [turn_count]
   nats_cache_entry *entries;      // [entry_count]
   nats_cache_addition *additions; // [addition_count]
   nats_cache_move *moves;         // [move_count]
 } nats_cache_tables;
+
+// How far the tables of changes are filled.
+typedef struct {
+  int64_t additions, moves;
+} nats_cache_changes;
 
 struct nats_cache {
   nn_device *device;
@@ -51,18 +55,21 @@ struct nats_cache {
 
   // the step that runs
   int32_t position, prompt;
-  bool is_due, weighs; // the policy's `after` is asked; it reads attention weights
-  int32_t longest;     // no list is longer
-  int32_t item_tokens; // and in a layer:
-  int32_t item_count;  // more than are needed, so that it seldom changes
+  bool is_due, weighs;    // the policy's `after` is asked; it reads attention weights
+  int32_t longest;        // no list is longer
+  int32_t item_tokens;    // and in a layer:
+  int32_t item_count;     // more than are needed, so that it seldom changes
+  nats_cache_item *items; // [layers, item_count] device
   nats_cache_tables made, sent;
-  int64_t item_capacity, turn_count, turn_capacity, entry_count, addition_count, addition_capacity,
-      move_count, move_capacity;
+  nats_cache_changes left; // by the step before: they come first, and the others may build on them
+  int64_t turn_count, turn_capacity, entry_count, addition_count, addition_capacity, move_count,
+      move_capacity;
   char *packed, *device_packed; // [packed_capacity] the tables one after the other: host, device
   int64_t packed_capacity;
   nn_act **page_table; // [layers, S, Hk, page_stride] device
   int32_t page_stride;
 
+  nn_event *fetched; // what hooks read has come to the host
   // what hooks read: device memory and a copy in host memory
   float *device_logits, *logits;   // [layers, S, Hk, 3]
   float *device_weights, *weights; // [layers, S, Hk, longest]
@@ -128,8 +135,9 @@ nn_status nats_cache_change(nats_cache *cache, const nats_cache_asked *asked);
 
 void nats_cache_free_workers(nats_cache *cache);
 
-// Counts what list `i` attended to in `causal` pairs.
-void nats_cache_count_pairs(nats_cache *cache, int64_t i, nats_policy_pairs pairs, double causal);
+// Counts what a list attended to in `causal` pairs.
+void nats_cache_count_pairs(nats_cache *cache, int32_t layer, int32_t head, nats_policy_pairs pairs,
+                            double causal);
 
 // ---- cache_tables.c
 
@@ -139,11 +147,11 @@ nn_status nats_cache_widen(nats_cache *cache, int32_t tokens);
 // Sends the pages of lists [first, first + count).
 nn_status nats_cache_send_pages(nats_cache *cache, int64_t first, int32_t count);
 
-// Cuts the lists into items. `made.rows` has the lengths.
-nn_status nats_cache_cut_items(nats_cache *cache);
+// Room for the items of all lists, `most_tokens` of them in a layer.
+nn_status nats_cache_reserve_items(nats_cache *cache, int64_t most_tokens);
 
-// Sends what was made, rows, items and turns only with `lists`; then enters pages, adds values and moves
-// tokens, which are forgotten.
-nn_status nats_cache_send(nats_cache *cache, bool lists);
+// Sends what was made and cuts the lists into items; then enters pages, adds values and moves tokens, which
+// are forgotten.
+nn_status nats_cache_send(nats_cache *cache);
 
 nats_cache_pages nats_cache_pages_of(const nats_cache *cache, int64_t first); // of list `first` and others

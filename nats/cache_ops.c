@@ -40,6 +40,12 @@ nn_status nats_cache_merge_run(nn_device *device, const nats_cache_merge *op) {
   return op->count > 0 ? table->cache_merge(device, op) : NN_OK;
 }
 
+nn_status nats_cache_cut_run(nn_device *device, const nats_cache_cut *op) {
+  const nats_ops_table *table;
+  NN_TRY(need_cache(device, &table));
+  return table->cache_cut ? table->cache_cut(device, op) : NN_OK;
+}
+
 nn_status nats_cache_attention_run(nn_device *device, const nats_cache_attention *op) {
   const nats_ops_table *table;
   NN_TRY(need_cache(device, &table));

@@ -94,13 +94,23 @@ typedef struct {
   int32_t begin; // tokens [begin, begin + item_tokens) of it, as far as there are so many
 } nats_cache_item;
 
+// Cuts the lists of some layers into items, those of a list in order and one list after the other, and
+// numbers their first ones. Nothing happens where a device takes lists whole.
+typedef struct {
+  nats_cache_row *lists; // [layers, lists_of_layer] `first_item` is overwritten
+  int32_t layers, lists_of_layer;
+  nats_cache_item *items; // [layers, item_count] overwritten; there is room for all
+  int32_t item_count, item_tokens;
+} nats_cache_cut;
+nn_status nats_cache_cut_run(nn_device *device, const nats_cache_cut *op);
+
 // One query per sequence and head attends to all of its list.
 typedef struct {
   nats_cache_pages pages;
   const nats_cache_row *lists;        // [S, Hk]
   int32_t sequences, heads, kv_heads; // S, H, Hk
   int32_t longest;                    // at least the length of every list
-  const nats_cache_item *items;       // [item_count] those of a list in order, one list after the other
+  const nats_cache_item *items;       // [item_count] of nats_cache_cut
   int32_t item_count, item_tokens;    // of nats_cache_item_tokens
   float scale;                        // 1 / sqrt(D)
   int64_t token_stride;               // of q

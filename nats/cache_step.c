@@ -5,13 +5,23 @@
 
 // ---- before the layers
 
-static void lay_out_rows(nats_cache *cache) {
+// Counts, and lays out what operators read of the lists. Returns the tokens of the layer that has most.
+static int64_t lay_out_rows(nats_cache *cache) {
+  const nats_cache_shape *shape = &cache->shape;
   double seen = cache->position + 1.0;
-  for (int64_t i = 0; i < cache->list_count; i++) {
-    int32_t length = cache->lists[i].tokens.length;
-    cache->made.rows[i] = (nats_cache_row){.length = length, .turns = -1};
-    nats_cache_count_pairs(cache, i, (nats_policy_pairs){length, length / seen}, seen);
+  int64_t most = 0, i = 0;
+  for (int32_t layer = 0; layer < shape->layers; layer++) {
+    int64_t tokens = 0;
+    for (int32_t s = 0; s < shape->sequences; s++)
+      for (int32_t head = 0; head < shape->kv_heads; head++, i++) {
+        int32_t length = cache->lists[i].tokens.length;
+        cache->made.rows[i] = (nats_cache_row){.length = length, .turns = -1};
+        nats_cache_count_pairs(cache, layer, head, (nats_policy_pairs){length, length / seen}, seen);
+        tokens += length;
+      }
+    most = tokens > most ? tokens : most;
   }
+  return most;
 }
 
 // Where the policy numbers tokens anew: how far each key is to be turned.
@@ -58,11 +68,10 @@ nn_status nats_cache_begin(nats_cache *cache, int32_t position, int32_t prompt) 
   cache->weighs = cache->is_due && policy->uses_weights;
   NN_TRY(nats_cache_change(cache, &(nats_cache_asked){.hook = policy->before, .append = true}));
   nats_cache_note_peaks(cache);
-  lay_out_rows(cache);
+  NN_TRY(nats_cache_reserve_items(cache, lay_out_rows(cache)));
   NN_TRY(turn_rows(cache));
-  NN_TRY(nats_cache_cut_items(cache));
   NN_TRY(reserve_weights(cache));
-  NN_TRY(nats_cache_send(cache, true));
+  NN_TRY(nats_cache_send(cache));
   nats_page_pool_trim(&cache->pool);
   return NN_OK;
 }
@@ -79,7 +88,7 @@ bool nats_cache_get_launches(const nats_cache *cache, nats_cache_launches *out) 
   *out = (nats_cache_launches){
       .pages = cache->page_table,
       .rows = cache->sent.rows,
-      .items = cache->sent.items,
+      .items = cache->items,
       .turns = cache->turn_count > 0 ? cache->sent.turns : NULL,
       .stride = cache->page_stride,
       .item_count = cache->item_count,
@@ -110,7 +119,7 @@ nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_to
                          .heads = shape->heads,
                          .kv_heads = shape->kv_heads,
                          .longest = cache->longest,
-                         .items = cache->sent.items + (int64_t)layer * cache->item_count,
+                         .items = cache->items + (int64_t)layer * cache->item_count,
                          .item_count = cache->item_count,
                          .item_tokens = cache->item_tokens,
                          .scale = shape->scale,
@@ -153,21 +162,29 @@ nn_status nats_cache_fetch(nats_cache *cache) {
   if (weights > 0)
     NN_TRY(nn_device_download(cache->device, cache->weights, cache->device_weights,
                               (size_t)weights * sizeof *cache->weights));
-  NN_TRY(nn_device_sync(cache->device));
-  if (cache->weighs && cache->choice.policy->averages_heads)
-    average_heads(cache);
+  return nn_event_record(cache->fetched);
+}
+
+static nn_status await(nn_event *event) {
+  bool done = false;
+  while (!done)
+    NN_TRY(nn_event_done(event, &done));
   return NN_OK;
 }
 
+// What the device is to change goes to it with the tables of the next step: pages that are given back here
+// keep their tokens until then.
 nn_status nats_cache_end(nats_cache *cache) {
   if (!cache->is_due)
     return NN_OK;
+  NN_TRY(await(cache->fetched));
+  if (cache->weighs && cache->choice.policy->averages_heads)
+    average_heads(cache);
   NN_TRY(nats_cache_change(cache, &(nats_cache_asked){
                                       .hook = cache->choice.policy->after,
                                       .logits = cache->device_logits ? cache->logits : NULL,
                                       .weights = cache->weighs ? cache->weights : NULL,
                                   }));
-  NN_TRY(nats_cache_send(cache, false));
-  nats_page_pool_trim(&cache->pool);
+  cache->left = (nats_cache_changes){cache->addition_count, cache->move_count};
   return NN_OK;
 }

@@ -52,50 +52,21 @@ nn_status nats_cache_widen(nats_cache *cache, int32_t tokens) {
 
 // ---- items
 
-// Tokens of the layer that has most.
-static int64_t most_tokens(const nats_cache *cache) {
-  int64_t most = 0, sum = 0;
-  for (int64_t i = 0; i < cache->list_count; i++) {
-    sum = (i % nats_cache_layer_size(cache) == 0 ? 0 : sum) + cache->made.rows[i].length;
-    most = sum > most ? sum : most;
-  }
-  return most;
-}
-
-static int32_t items_of(const nats_cache *cache, int64_t i) {
-  return (cache->made.rows[i].length - 1) / cache->item_tokens + 1;
-}
-
-// Also numbers the first items of the lists.
-static int32_t most_items(nats_cache *cache) {
-  int32_t most = 0, sum = 0;
-  for (int64_t i = 0; i < cache->list_count; i++) {
-    sum = i % nats_cache_layer_size(cache) == 0 ? 0 : sum;
-    cache->made.rows[i].first_item = sum;
-    sum += items_of(cache, i);
-    most = sum > most ? sum : most;
-  }
-  return most;
-}
-
-nn_status nats_cache_cut_items(nats_cache *cache) {
-  NN_TRY(nats_cache_item_tokens(cache->device, most_tokens(cache), &cache->item_tokens));
-  int32_t needed = most_items(cache);
-  if (needed > cache->item_count || needed < cache->item_count / 2)
-    cache->item_count = needed + needed / 8;
-  NN_TRY(nats_cache_reserve((void **)&cache->made.items, &cache->item_capacity,
-                            (int64_t)cache->shape.layers * cache->item_count, sizeof *cache->made.items));
-  nats_cache_item *next = cache->made.items;
-  for (int32_t layer = 0; layer < cache->shape.layers; layer++) {
-    nats_cache_item *end = cache->made.items + (layer + INT64_C(1)) * cache->item_count;
-    for (int32_t l = 0; l < nats_cache_layer_size(cache); l++) {
-      int32_t items = items_of(cache, (int64_t)layer * nats_cache_layer_size(cache) + l);
-      for (int32_t item = 0; item < items; item++)
-        *next++ = (nats_cache_item){l, item * cache->item_tokens};
-    }
-    while (next < end)
-      *next++ = (nats_cache_item){-1, 0};
-  }
+// Room for the items of the layer that has most tokens: a list's last one may be short.
+nn_status nats_cache_reserve_items(nats_cache *cache, int64_t most_tokens) {
+  void *memory;
+  NN_TRY(nats_cache_item_tokens(cache->device, most_tokens, &cache->item_tokens));
+  int32_t needed = (int32_t)(most_tokens / cache->item_tokens) + nats_cache_layer_size(cache);
+  if (needed <= cache->item_count && needed >= cache->item_count / 2)
+    return NN_OK;
+  nn_device_free(cache->device, cache->items);
+  cache->items = NULL;
+  cache->item_count = 0;
+  int32_t count = needed + needed / 8;
+  NN_TRY(nn_device_alloc(cache->device, (size_t)cache->shape.layers * (size_t)count * sizeof *cache->items,
+                         "items of the KV cache", &memory));
+  cache->items = memory;
+  cache->item_count = count;
   return NN_OK;
 }
 
@@ -109,16 +80,12 @@ static void *pack(nats_scratch *to, const void *from, int64_t count, size_t size
 }
 
 // With `from` NULL nothing is copied: `to` is on the device, or nowhere and only counts.
-static nats_cache_tables pack_all(const nats_cache *cache, bool lists, const nats_cache_tables *from,
-                                  nats_scratch *to) {
+static nats_cache_tables pack_all(const nats_cache *cache, const nats_cache_tables *from, nats_scratch *to) {
   static const nats_cache_tables nothing = {0};
   const nats_cache_tables *t = from ? from : &nothing;
-  int64_t rows = lists ? cache->list_count : 0, turns = lists ? cache->turn_count : 0;
-  int64_t items = lists ? (int64_t)cache->shape.layers * cache->item_count : 0;
   return (nats_cache_tables){
-      .rows = pack(to, t->rows, rows, sizeof *t->rows),
-      .items = pack(to, t->items, items, sizeof *t->items),
-      .turns = pack(to, t->turns, turns, sizeof *t->turns),
+      .rows = pack(to, t->rows, cache->list_count, sizeof *t->rows),
+      .turns = pack(to, t->turns, cache->turn_count, sizeof *t->turns),
       .entries = pack(to, t->entries, cache->entry_count, sizeof *t->entries),
       .additions = pack(to, t->additions, cache->addition_count, sizeof *t->additions),
       .moves = pack(to, t->moves, cache->move_count, sizeof *t->moves),
@@ -140,26 +107,41 @@ static nn_status reserve_packed(nats_cache *cache, size_t bytes) {
   return NN_OK;
 }
 
-nn_status nats_cache_send(nats_cache *cache, bool lists) {
+// Values are added before tokens are moved.
+static nn_status change_pages(nats_cache *cache, nats_cache_changes from, nats_cache_changes to) {
   int32_t page_tokens = cache->shape.page_tokens, head_size = cache->shape.head_size;
+  NN_TRY(nats_cache_merge_run(cache->device, &(nats_cache_merge){page_tokens, head_size,
+                                                                 cache->sent.additions + from.additions,
+                                                                 to.additions - from.additions}));
+  return nats_cache_compact_run(
+      cache->device,
+      &(nats_cache_compact){page_tokens, head_size, cache->sent.moves + from.moves, to.moves - from.moves});
+}
+
+nn_status nats_cache_send(nats_cache *cache) {
+  const nats_cache_changes all = {cache->addition_count, cache->move_count};
   nats_scratch counted = {0};
-  pack_all(cache, lists, NULL, &counted);
-  if (counted.used == 0)
-    return NN_OK;
+  pack_all(cache, NULL, &counted);
   NN_TRY(reserve_packed(cache, counted.used));
-  pack_all(cache, lists, &cache->made, &(nats_scratch){.base = cache->packed});
-  cache->sent = pack_all(cache, lists, NULL, &(nats_scratch){.base = cache->device_packed});
+  pack_all(cache, &cache->made, &(nats_scratch){.base = cache->packed});
+  cache->sent = pack_all(cache, NULL, &(nats_scratch){.base = cache->device_packed});
   NN_TRY(nn_device_upload(cache->device, cache->device_packed, cache->packed, counted.used));
+  NN_TRY(nats_cache_cut_run(cache->device, &(nats_cache_cut){
+                                               .lists = cache->sent.rows,
+                                               .layers = cache->shape.layers,
+                                               .lists_of_layer = nats_cache_layer_size(cache),
+                                               .items = cache->items,
+                                               .item_count = cache->item_count,
+                                               .item_tokens = cache->item_tokens,
+                                           }));
   NN_TRY(nats_cache_enter_run(cache->device, &(nats_cache_enter){
                                                  .table = cache->page_table,
                                                  .entries = cache->sent.entries,
                                                  .count = cache->entry_count,
                                              }));
-  NN_TRY(
-      nats_cache_merge_run(cache->device, &(nats_cache_merge){page_tokens, head_size, cache->sent.additions,
-                                                              cache->addition_count}));
-  NN_TRY(nats_cache_compact_run(
-      cache->device, &(nats_cache_compact){page_tokens, head_size, cache->sent.moves, cache->move_count}));
+  NN_TRY(change_pages(cache, (nats_cache_changes){0}, cache->left));
+  NN_TRY(change_pages(cache, cache->left, all));
   cache->entry_count = cache->addition_count = cache->move_count = 0;
+  cache->left = (nats_cache_changes){0};
   return NN_OK;
 }

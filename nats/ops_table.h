@@ -22,6 +22,7 @@ typedef struct {
   nn_status (*cache_store)(nn_device *, const nats_cache_store *);
   nn_status (*cache_compact)(nn_device *, const nats_cache_compact *);
   nn_status (*cache_merge)(nn_device *, const nats_cache_merge *);
+  nn_status (*cache_cut)(nn_device *, const nats_cache_cut *); // NULL where lists are taken whole
   nn_status (*cache_attention)(nn_device *, const nats_cache_attention *);
   int32_t (*cache_item_tokens)(const nn_device *, int64_t tokens);
 } nats_ops_table;

@@ -12,6 +12,7 @@ extern "C" {
 
 enum { WARPS = 4, THREADS = WARPS * NN_WARP, BATCH = 4 /* rows under way in a lane */, MOST_GROUP = 8 };
 enum { JOIN_WARPS = 8, JOIN_THREADS = JOIN_WARPS * NN_WARP };
+enum { CUT_THREADS = 512 };
 enum { SHORTEST_ITEM = 64, LONGEST_ITEM = 512, MOST_HEAD_SIZE = 1024 };
 
 typedef struct {
@@ -362,6 +363,46 @@ static __global__ void sum_weights(decode d) {
 }
 
 // ---- items
+
+// The sum of `count` over the threads up to this one; `sums`: [CUT_THREADS].
+__device__ static int32_t sum_up_to_mine(int32_t count, int32_t *sums) {
+  const int mine = (int)threadIdx.x;
+  sums[mine] = count;
+  __syncthreads();
+  for (int step = 1; step < CUT_THREADS; step *= 2) {
+    const int32_t before = mine >= step ? sums[mine - step] : 0;
+    __syncthreads();
+    sums[mine] += before;
+    __syncthreads();
+  }
+  return sums[mine];
+}
+
+// Block (layer), a thread a list.
+static __global__ void __launch_bounds__(CUT_THREADS) cut_lists(nats_cache_cut op) {
+  __shared__ int32_t sums[CUT_THREADS];
+  nats_cache_row *lists = op.lists + (int64_t)blockIdx.x * op.lists_of_layer;
+  nats_cache_item *items = op.items + (int64_t)blockIdx.x * op.item_count;
+  int32_t used = 0;
+  for (int32_t first = 0; first < op.lists_of_layer; first += CUT_THREADS) {
+    const int32_t list = first + (int32_t)threadIdx.x;
+    const bool valid = list < op.lists_of_layer;
+    const int32_t count = valid ? (lists[list].length - 1) / op.item_tokens + 1 : 0;
+    const int32_t begin = used + sum_up_to_mine(count, sums) - count;
+    if (valid)
+      lists[list].first_item = begin;
+    for (int32_t i = 0; i < count; i++)
+      items[begin + i] = nats_cache_item{list, i * op.item_tokens};
+    used += sums[CUT_THREADS - 1];
+    __syncthreads();
+  }
+  for (int32_t i = used + (int32_t)threadIdx.x; i < op.item_count; i += CUT_THREADS)
+    items[i] = nats_cache_item{-1, 0};
+}
+
+extern "C" nn_status nats_cuda_cache_cut(nn_device *device, const nats_cache_cut *op) {
+  return NN_LAUNCH(device, cut_lists, (unsigned)op->layers, CUT_THREADS, 0, *op);
+}
 
 // Short enough to keep all multiprocessors busy several times over, so that the last ones end together, and
 // long enough to be worth joining.

@@ -15,6 +15,7 @@ const nats_ops_table nats_cuda_ops = {
     .cache_store = nats_cuda_cache_store,
     .cache_compact = nats_cuda_cache_compact,
     .cache_merge = nats_cuda_cache_merge,
+    .cache_cut = nats_cuda_cache_cut,
     .cache_attention = nats_cuda_cache_attention,
     .cache_item_tokens = nats_cuda_cache_item_tokens,
 };

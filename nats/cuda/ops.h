@@ -21,6 +21,7 @@ nn_status nats_cuda_cache_append(nn_device *device, const nats_cache_append *op)
 nn_status nats_cuda_cache_store(nn_device *device, const nats_cache_store *op);
 nn_status nats_cuda_cache_compact(nn_device *device, const nats_cache_compact *op);
 nn_status nats_cuda_cache_merge(nn_device *device, const nats_cache_merge *op);
+nn_status nats_cuda_cache_cut(nn_device *device, const nats_cache_cut *op);
 nn_status nats_cuda_cache_attention(nn_device *device, const nats_cache_attention *op);
 int32_t nats_cuda_cache_item_tokens(const nn_device *device, int64_t tokens);
 

@@ -87,12 +87,11 @@ static nn_act *slot_of(const cache_case *c, int32_t list, int32_t token) {
 }
 
 // Lists as operators read them.
-static const nats_cache_row *rows_of(const cache_case *c, int32_t item_tokens) {
+static nats_cache_row *rows_of(const cache_case *c) {
   nats_cache_row *rows = test_host(LISTS_MAX * sizeof *rows);
-  int32_t item = 0, turn = 0;
+  int32_t turn = 0;
   for (int32_t l = 0; l < lists_of(c); l++) {
-    rows[l] = (nats_cache_row){c->length[l], item, c->turn[l] ? turn : -1};
-    item += (c->length[l] - 1) / item_tokens + 1;
+    rows[l] = (nats_cache_row){.length = c->length[l], .turns = c->turn[l] ? turn : -1};
     turn += c->turn[l] ? c->length[l] : 0;
   }
   return test_bytes(c->device, rows, LISTS_MAX * sizeof *rows);
@@ -129,7 +128,7 @@ static void fill_lists(cache_case *c) {
   const int64_t newest = (int64_t)s->sequences * c->rows * c->token_stride;
   const nats_cache_append append = {
       .pages = c->pages,
-      .lists = rows_of(c, INT32_MAX),
+      .lists = rows_of(c),
       .sequences = s->sequences,
       .kv_heads = s->kv_heads,
       .token_stride = c->token_stride,
@@ -154,19 +153,25 @@ static void cache_open(cache_case *c, nn_device *device, const cache_shape *shap
   fill_lists(c);
 }
 
-// The items of all lists and two that are not used.
-static void cut_items(const cache_case *c, nats_cache_attention *op) {
+// Lists and their items, with some room to spare, as a device cuts them.
+static void cut_lists(const cache_case *c, nats_cache_attention *op) {
   int64_t tokens = 0;
   for (int32_t l = 0; l < lists_of(c); l++)
     tokens += c->length[l];
   MUST(nats_cache_item_tokens(c->device, tokens, &op->item_tokens));
-  nats_cache_item *items = test_host((size_t)(tokens + 2) * sizeof *items);
-  for (int32_t l = 0; l < lists_of(c); l++)
-    for (int64_t begin = 0; begin < c->length[l]; begin += op->item_tokens)
-      items[op->item_count++] = (nats_cache_item){l, (int32_t)begin};
-  for (int unused = 0; unused < 2; unused++)
-    items[op->item_count++] = (nats_cache_item){-1, 0};
-  op->items = test_bytes(c->device, items, (size_t)op->item_count * sizeof *items);
+  op->item_count = (int32_t)(tokens / op->item_tokens) + lists_of(c);
+  const size_t bytes = (size_t)op->item_count * sizeof *op->items;
+  const nats_cache_cut cut = {
+      .lists = rows_of(c),
+      .layers = 1,
+      .lists_of_layer = lists_of(c),
+      .items = test_bytes(c->device, test_host(bytes), bytes),
+      .item_count = op->item_count,
+      .item_tokens = op->item_tokens,
+  };
+  MUST(nats_cache_cut_run(c->device, &cut));
+  op->lists = cut.lists;
+  op->items = cut.items;
 }
 
 static const int32_t *turns_of(const cache_case *c) {
@@ -192,8 +197,7 @@ static nats_cache_attention attention_of(const cache_case *c) {
       .turns = turns_of(c),
       .weights = s->weights ? test_floats(c->device, NULL, (int64_t)lists_of(c) * s->longest) : NULL,
   };
-  cut_items(c, &op);
-  op.lists = rows_of(c, op.item_tokens);
+  cut_lists(c, &op);
   return op;
 }
 
@@ -268,6 +272,39 @@ DEVICE_TEST(cache_ops, attend_to_all_of_a_list) {
     MUST(nats_cache_attention_run(device, &op));
     cr_expect_arr_eq(once, test_read_acts(device, op.o, count), (size_t)count * sizeof(float),
                      "two runs differ");
+  }
+}
+
+// What breaks: blocks of the attention look at other tokens than those of their list.
+DEVICE_TEST(cache_ops, lists_are_cut_into_items) {
+  enum { LAYERS = 2, LISTS = 1100, ITEM = 64, LONGEST = 300 };
+  enum { ITEMS = LISTS * (LONGEST / ITEM + 1) };
+  if (nn_device_get_kind(device) == NN_DEVICE_CPU) // takes lists whole
+    return;
+  nats_cache_row *lists = test_host(LAYERS * LISTS * sizeof *lists);
+  for (int32_t l = 0; l < LAYERS * LISTS; l++)
+    lists[l] = (nats_cache_row){.length = 1 + (l * 37 + l / 7) % LONGEST, .turns = -1};
+  const nats_cache_cut cut = {
+      .lists = test_bytes(device, lists, LAYERS * LISTS * sizeof *lists),
+      .layers = LAYERS,
+      .lists_of_layer = LISTS,
+      .items = test_bytes(device, NULL, LAYERS * ITEMS * sizeof(nats_cache_item)),
+      .item_count = ITEMS,
+      .item_tokens = ITEM,
+  };
+  MUST(nats_cache_cut_run(device, &cut));
+  const nats_cache_row *rows = test_read_bytes(device, cut.lists, LAYERS * LISTS * sizeof *rows);
+  const nats_cache_item *items = test_read_bytes(device, cut.items, LAYERS * ITEMS * sizeof *items);
+  for (int32_t layer = 0; layer < LAYERS; layer++) {
+    int32_t next = 0;
+    for (int32_t l = 0; l < LISTS; l++) {
+      cr_assert_eq(rows[layer * LISTS + l].first_item, next, "layer %d, list %d", (int)layer, (int)l);
+      for (int32_t begin = 0; begin < lists[layer * LISTS + l].length; begin += ITEM, next++)
+        cr_assert(items[layer * ITEMS + next].list == l && items[layer * ITEMS + next].begin == begin,
+                  "layer %d, list %d, token %d", (int)layer, (int)l, (int)begin);
+    }
+    for (; next < ITEMS; next++)
+      cr_assert_eq(items[layer * ITEMS + next].list, -1);
   }
 }
 

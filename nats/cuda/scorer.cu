@@ -338,7 +338,7 @@ static nn_cuda_product product_of(const nats_scorer *op) {
 
 extern "C" nn_status nats_cuda_scorer_forward(nn_device *device, const nats_scorer *op) {
   const nn_cuda_product product = product_of(op);
-  if (nn_cuda_has_few_rows(device, &product)) // decoding: a block of rows would be almost empty
+  if (nn_cuda_has_few_results(device, &product)) // decoding: a block of rows would be almost all
     return nn_cuda_multiply_few_rows(device, &product);
   if (!has_tiles(device, op))
     return NN_CUDA_TYPED(device, run_forward, device, op);

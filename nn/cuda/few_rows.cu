@@ -4,7 +4,7 @@
 #include "nn/cuda/vector.h"
 
 // Blocks are small, so that all multiprocessors get about as many columns of a narrow matrix.
-enum { MOST_ROWS = 4, WARPS = 2, THREADS = WARPS * NN_WARP };
+enum { MOST_ROWS = 4, MOST_RESULTS = 1 << 13, WARPS = 2, THREADS = WARPS * NN_WARP };
 
 // Packs of a row of b that a lane has under way: all of them where a row is short, and enough to keep memory
 // busy where it is long.
@@ -26,7 +26,7 @@ __device__ static void finish(const nn_cuda_product &p, int64_t row, int64_t col
   nn_store(static_cast<C *>(p.c) + at, sum);
 }
 
-// A warp computes a column of c: it reads a row of b once for all M rows of a.
+// A warp computes a column of c for M of its rows: it reads a row of b once for all of these.
 template <typename T, typename C, int M, int BATCH>
 __global__ static void __launch_bounds__(THREADS)
     multiply_few_rows(nn_cuda_product p, int64_t a_stride, int64_t c_stride) {
@@ -35,7 +35,9 @@ __global__ static void __launch_bounds__(THREADS)
   const int lane = threadIdx.x % NN_WARP;
   if (column >= p.n)
     return;
-  const T *a = static_cast<const T *>(p.a), *b = static_cast<const T *>(p.b) + column * p.k;
+  const int64_t first_row = (int64_t)blockIdx.y * M;
+  const T *a = static_cast<const T *>(p.a) + first_row * a_stride,
+          *b = static_cast<const T *>(p.b) + column * p.k;
   float sum[M] = {};
   for (int64_t begin = 0; begin < p.k; begin += BATCH * NN_WARP * N) {
     const int64_t first = begin + lane * N;
@@ -52,7 +54,8 @@ __global__ static void __launch_bounds__(THREADS)
       nn_unpack(weights[u], weight);
 #pragma unroll
       for (int row = 0; row < M; row++) {
-        nn_load_floats(a + row * a_stride + (at < p.k ? at : 0), x);
+        const bool inside = first_row + row < p.m && at < p.k;
+        nn_load_floats(a + (inside ? row * a_stride + at : 0), x);
 #pragma unroll
         for (int i = 0; i < N; i++)
           sum[row] += weight[i] * x[i];
@@ -62,21 +65,29 @@ __global__ static void __launch_bounds__(THREADS)
 #pragma unroll
   for (int row = 0; row < M; row++) {
     const float all = nn_warp_sum(sum[row]);
-    if (lane == row)
-      finish<T, C>(p, row, column, c_stride, all);
+    if (lane == row && first_row + row < p.m)
+      finish<T, C>(p, first_row + row, column, c_stride, all);
   }
 }
 
-bool nn_cuda_has_few_rows(const nn_device *device, const nn_cuda_product *p) {
+static bool is_read_in_vectors(const nn_device *device, const nn_cuda_product *p) {
   const int64_t pack = 16 / (int64_t)nn_device_act_size(device);
   const uint64_t addresses = (uint64_t)(uintptr_t)p->a | (uint64_t)(uintptr_t)p->b;
-  return p->m <= MOST_ROWS && p->transposed_b && !p->transposed_a && !p->add && p->gelu_of == NULL &&
-         p->k % pack == 0 && p->a_stride % pack == 0 && addresses % 16 == 0;
+  return p->transposed_b && !p->transposed_a && !p->add && p->gelu_of == NULL && p->k % pack == 0 &&
+         p->a_stride % pack == 0 && addresses % 16 == 0;
+}
+
+bool nn_cuda_has_few_rows(const nn_device *device, const nn_cuda_product *p) {
+  return p->m <= MOST_ROWS && is_read_in_vectors(device, p);
+}
+
+bool nn_cuda_has_few_results(const nn_device *device, const nn_cuda_product *p) {
+  return p->m * p->n <= MOST_RESULTS && is_read_in_vectors(device, p);
 }
 
 template <typename T, typename C, int M>
 static nn_status launch(nn_device *device, const nn_cuda_product *p) {
-  const dim3 grid((unsigned)nn_ceil_div(p->n, (int64_t)WARPS));
+  const dim3 grid((unsigned)nn_ceil_div(p->n, (int64_t)WARPS), (unsigned)nn_ceil_div(p->m, (int64_t)M));
   const int64_t a_stride = p->a_stride != 0 ? p->a_stride : p->k;
   const int64_t c_stride = p->c_stride != 0 ? p->c_stride : p->n;
   if (p->k <= SHORT_BATCH * NN_WARP * NN_PACK<T>)

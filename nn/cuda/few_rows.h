@@ -8,4 +8,9 @@
 // multiprocessors without work. A bias and GELU (before_gelu) are part of it.
 bool nn_cuda_has_few_rows(const nn_device *device, const nn_cuda_product *product);
 
+// The same of a product with few results, such as scorers have while some sequences are decoded: a tile or
+// two would be all.
+bool nn_cuda_has_few_results(const nn_device *device, const nn_cuda_product *product);
+
+// Any of these.
 nn_status nn_cuda_multiply_few_rows(nn_device *device, const nn_cuda_product *product);

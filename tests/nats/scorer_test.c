@@ -5,12 +5,14 @@
 
 #include "../nn/fresh_seed.h"
 
-// Odd sizes, and widths of whole 16-byte pieces, which GPUs take on tensor cores.
+// Odd sizes, and widths of whole 16-byte pieces, which GPUs take on tensor cores where there are more than
+// 8,192 logits.
 typedef struct {
   int32_t rows, width, out;
 } scorer_shape;
-static const scorer_shape SHAPES[] = {{70, 37, 9},   {1, 8, 3},    {33, 40, 12}, {100, 136, 36},
-                                      {17, 264, 48}, {50, 72, 96}, {19, 64, 99}, {300, 16, 6}};
+static const scorer_shape SHAPES[] = {{70, 37, 9},   {1, 8, 3},      {33, 40, 12}, {100, 136, 36},
+                                      {17, 264, 48}, {50, 72, 96},   {19, 64, 99}, {300, 16, 6},
+                                      {700, 72, 12}, {190, 136, 48}, {90, 72, 96}};
 
 typedef struct {
   nn_device *device;

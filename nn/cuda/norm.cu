@@ -4,6 +4,7 @@
 // read again from the cache instead (norm_any.h).
 //
 // What is normalised is the sum as it was rounded to the compute type, which is what backward reads.
+#include "nn/cuda/copy.h"
 #include "nn/cuda/norm_any.h"
 #include "nn/cuda/operators.h"
 #include "nn/cuda/vector.h"
@@ -104,7 +105,53 @@ __global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
 //   ds = rstd (g - [LayerNorm: average(g)] - xhat average(g xhat))
 // A team takes every so-manieth row and sums dweight = dy xhat, dbias = dy and dx of its columns in
 // registers; a block then adds up its teams in order and leaves one partial sum, and nn_norm_add_partials
-// adds those.
+// adds those. While a team computes a row its next ones are on their way to shared memory: each thread copies
+// what it will read itself, so that nobody waits for another.
+
+enum { STAGES = 2 }; // rows of a team in shared memory
+enum { OPERAND_S, OPERAND_DY, OPERAND_DSUM, OPERANDS };
+
+// Blocks that a multiprocessor runs at once, by what a thread keeps of a row: registers are what limits them.
+// The grid has just as many, so that all rows are under way from the start.
+static constexpr int resident_blocks(int elements) {
+  return elements <= 8 ? 6 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
+}
+
+// A thread's packs of the rows of its team that are under way or being computed.
+template <typename T, int N, int PACKS> struct row_stages {
+  nn_pack<T, N> pack[STAGES][OPERANDS][PACKS][BLOCK];
+};
+
+// Sums of two numbers over a team; every thread gets both.
+template <int TEAM> __device__ static inline void team_sums(float *x, float *y) {
+  if constexpr (TEAM == NN_WARP) {
+    for (int lanes = NN_WARP / 2; lanes > 0; lanes /= 2) { // side by side: each step waits for the one before
+      *x += __shfl_xor_sync(0xffffffffu, *x, lanes);
+      *y += __shfl_xor_sync(0xffffffffu, *y, lanes);
+    }
+  } else {
+    *x = nn_norm_block_sum<BLOCK>(*x);
+    *y = nn_norm_block_sum<BLOCK>(*y);
+  }
+}
+
+template <typename T, int N, int PACKS, int TEAM>
+__device__ static inline void copy_row(const nn_norm &op, int64_t row, int stage,
+                                       row_stages<T, N, PACKS> &stages) {
+  const T *s = static_cast<const T *>(op.delta != NULL ? op.sum : op.x);
+  const T *dy = static_cast<const T *>(op.dy), *dsum = static_cast<const T *>(op.dsum);
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    const int32_t column = column_of<TEAM, N>(i);
+    const int64_t at = row * op.width + column;
+    if (row >= op.rows || column >= op.width)
+      continue;
+    nn_copy16(&stages.pack[stage][OPERAND_S][i][threadIdx.x], s + at, true);
+    nn_copy16(&stages.pack[stage][OPERAND_DY][i][threadIdx.x], dy + at, true);
+    if (dsum != NULL)
+      nn_copy16(&stages.pack[stage][OPERAND_DSUM][i][threadIdx.x], dsum + at, true);
+  }
+}
 
 // The teams of a block add their sums to `total` [C] one after another.
 template <int N, int PACKS, int TEAM>
@@ -124,86 +171,95 @@ __device__ static inline void add_teams(const float (&sums)[PACKS][N], float *to
   }
 }
 
-// Blocks that a multiprocessor runs at once, by what a thread keeps of a row: registers are what limits them.
-// The grid has just as many, so that all rows are under way from the start.
-static constexpr int resident_blocks(int elements) {
-  return elements <= 8 ? 6 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
+// What a thread keeps of all rows of its team.
+template <int N, int PACKS> struct row_sums { float dweight[PACKS][N], dbias[PACKS][N], dx[PACKS][N]; };
+
+// The row's dx, and its part of the sums.
+template <typename T, int N, int PACKS, int TEAM, bool LAYER>
+__device__ static inline void finish_row(const nn_norm &op, int64_t row, float mean, float rstd,
+                                         const nn_pack<T, N> (&packs)[OPERANDS][PACKS][BLOCK],
+                                         row_sums<N, PACKS> &sums) {
+  const T *weight = static_cast<const T *>(op.weight);
+  float sum_g = 0.0f, sum_g_xhat = 0.0f;
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    int32_t column = column_of<TEAM, N>(i);
+    if (column >= op.width)
+      continue;
+    float value[N], d[N], w[N];
+    nn_unpack(packs[OPERAND_S][i][threadIdx.x], value);
+    nn_unpack(packs[OPERAND_DY][i][threadIdx.x], d);
+    nn_load_floats(weight + column, w);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      float xhat = (value[j] - mean) * rstd, g = d[j] * w[j];
+      sum_g += g;
+      sum_g_xhat += g * xhat;
+      sums.dweight[i][j] += d[j] * xhat;
+      sums.dbias[i][j] += d[j];
+    }
+  }
+  team_sums<TEAM>(&sum_g, &sum_g_xhat);
+  const float n = (float)op.width, average_g = LAYER ? sum_g / n : 0.0f, average_g_xhat = sum_g_xhat / n;
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    int32_t column = column_of<TEAM, N>(i);
+    if (column >= op.width)
+      continue;
+    float value[N], d[N], w[N], before[N] = {};
+    nn_unpack(packs[OPERAND_S][i][threadIdx.x], value);
+    nn_unpack(packs[OPERAND_DY][i][threadIdx.x], d);
+    nn_load_floats(weight + column, w);
+    if (op.dsum != NULL)
+      nn_unpack(packs[OPERAND_DSUM][i][threadIdx.x], before);
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+      float ds = rstd * (d[j] * w[j] - average_g - (value[j] - mean) * rstd * average_g_xhat);
+      d[j] = before[j] + ds;
+      sums.dx[i][j] += d[j];
+    }
+    nn_store_floats(static_cast<T *>(op.dx) + row * op.width + column, d);
+  }
 }
 
 // partials [blocks, 3, C]: dweight, dbias and dx_sums over the block's rows.
 template <typename T, int N, int PACKS, int TEAM, bool LAYER>
 __global__ static void __launch_bounds__(BLOCK, resident_blocks(PACKS *N))
     backward_rows(nn_norm op, float *partials) {
-  NN_DYNAMIC_SHARED(float, total); // [C]
-  const T *all_s = static_cast<const T *>(op.delta != NULL ? op.sum : op.x);
-  const T *weight = static_cast<const T *>(op.weight);
-  float dweight[PACKS][N] = {}, dbias[PACKS][N] = {}, dx_sums[PACKS][N] = {};
-  int64_t teams = (int64_t)gridDim.x * (BLOCK / TEAM);
-  for (int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM; row < op.rows; row += teams) {
-    int64_t at = row * op.width;
-    const T *dsum = static_cast<const T *>(op.dsum);
-    float rstd = op.rstd[row], mean = LAYER ? op.mean[row] : 0.0f;
-    nn_pack<T, N> s[PACKS] = {}, dy[PACKS] = {}, residual[PACKS] = {};
-#pragma unroll
-    for (int i = 0; i < PACKS; i++) { // all that is needed of the row, on its way at once
-      int32_t column = column_of<TEAM, N>(i);
-      if (column >= op.width)
-        continue;
-      s[i] = nn_load_pack<N>(all_s + at + column);
-      dy[i] = nn_load_pack<N>(static_cast<const T *>(op.dy) + at + column);
-      if (dsum != NULL)
-        residual[i] = nn_load_pack<N>(dsum + at + column);
-    }
-    float sum_g = 0.0f, sum_g_xhat = 0.0f;
-#pragma unroll
-    for (int i = 0; i < PACKS; i++) {
-      int32_t column = column_of<TEAM, N>(i);
-      if (column >= op.width)
-        continue;
-      float value[N], d[N], w[N];
-      nn_unpack(s[i], value);
-      nn_unpack(dy[i], d);
-      nn_load_floats(weight + column, w);
-#pragma unroll
-      for (int j = 0; j < N; j++) {
-        float xhat = (value[j] - mean) * rstd, g = d[j] * w[j];
-        sum_g += g;
-        sum_g_xhat += g * xhat;
-        dweight[i][j] += d[j] * xhat;
-        dbias[i][j] += d[j];
-      }
-    }
-    float n = (float)op.width, average_g_xhat = team_sum<TEAM>(sum_g_xhat) / n, average_g = 0.0f;
-    if constexpr (LAYER)
-      average_g = team_sum<TEAM>(sum_g) / n;
-#pragma unroll
-    for (int i = 0; i < PACKS; i++) {
-      int32_t column = column_of<TEAM, N>(i);
-      if (column >= op.width)
-        continue;
-      float value[N], d[N], w[N], before[N];
-      nn_unpack(s[i], value);
-      nn_unpack(dy[i], d);
-      nn_load_floats(weight + column, w);
-      nn_unpack(residual[i], before); // zeros without dsum
-#pragma unroll
-      for (int j = 0; j < N; j++) {
-        float ds = rstd * (d[j] * w[j] - average_g - (value[j] - mean) * rstd * average_g_xhat);
-        d[j] = before[j] + ds;
-        dx_sums[i][j] += d[j];
-      }
-      nn_store_floats(static_cast<T *>(op.dx) + at + column, d);
-    }
+  NN_DYNAMIC_SHARED(char, memory);
+  row_stages<T, N, PACKS> &stages = *reinterpret_cast<row_stages<T, N, PACKS> *>(memory);
+  row_sums<N, PACKS> sums = {};
+  const int64_t teams = (int64_t)gridDim.x * (BLOCK / TEAM);
+  int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
+  for (int ahead = 0; ahead < STAGES - 1; ahead++) {
+    copy_row<T, N, PACKS, TEAM>(op, row + ahead * teams, ahead, stages);
+    nn_copy_commit();
   }
+  float rstd = row < op.rows ? op.rstd[row] : 0.0f, mean = LAYER && row < op.rows ? op.mean[row] : 0.0f;
+  for (int stage = 0; row < op.rows; row += teams) {
+    const int64_t next = row + teams;
+    const bool more = next < op.rows;
+    const float next_rstd = more ? op.rstd[next] : 0.0f, next_mean = LAYER && more ? op.mean[next] : 0.0f;
+    copy_row<T, N, PACKS, TEAM>(op, row + (STAGES - 1) * teams, (stage + STAGES - 1) % STAGES, stages);
+    nn_copy_commit();
+    nn_copy_wait<STAGES - 1>();
+    finish_row<T, N, PACKS, TEAM, LAYER>(op, row, mean, rstd, stages.pack[stage], sums);
+    stage = (stage + 1) % STAGES;
+    rstd = next_rstd;
+    mean = next_mean;
+  }
+  nn_copy_wait<0>();
+  __syncthreads();
+  float *total = reinterpret_cast<float *>(memory); // [C], over the rows
   const int wanted = op.dx_sums != NULL ? NORM_SUMS : NORM_DX_SUMS;
   for (int which = 0; which < wanted; which++) {
     float *partial = partials + (NORM_SUMS * (int64_t)blockIdx.x + which) * op.width;
     if (which == NORM_DWEIGHT)
-      add_teams<N, PACKS, TEAM>(dweight, total, op.width);
+      add_teams<N, PACKS, TEAM>(sums.dweight, total, op.width);
     else if (which == NORM_DBIAS)
-      add_teams<N, PACKS, TEAM>(dbias, total, op.width);
+      add_teams<N, PACKS, TEAM>(sums.dbias, total, op.width);
     else
-      add_teams<N, PACKS, TEAM>(dx_sums, total, op.width);
+      add_teams<N, PACKS, TEAM>(sums.dx, total, op.width);
     for (int32_t c = (int32_t)threadIdx.x; c < op.width; c += BLOCK)
       partial[c] = total[c];
     __syncthreads();
@@ -228,7 +284,7 @@ static nn_status launch_backward(nn_device *device, const nn_norm *op) {
   blocks = blocks < most ? blocks : most;
   NN_TRY(nn_norm_take_partials(device, op, blocks, &partials));
   dim3 grid((unsigned)blocks);
-  size_t shared = (size_t)op->width * sizeof(float);
+  size_t shared = sizeof(row_stages<T, NN_PACK<T>, PACKS>);
   if (op->kind == NN_NORM_LAYER)
     NN_TRY(NN_LAUNCH(device, (backward_rows<T, NN_PACK<T>, PACKS, TEAM, true>), grid, dim3(BLOCK), shared,
                      *op, partials));

@@ -58,6 +58,8 @@ const operator_row OPERATOR_ROWS[] = {
     {"rmsnorm 5x4104, packs, wide", &NORM, .rows = 5, .width = 4104},
     {"layernorm 9x768, bias, residual, packs", &NORM, .rows = 9, .width = 768, .kind = NN_NORM_LAYER,
      .bias = true, .residual = true},
+    {"layernorm 3500x24, bias, residual, many rows a warp", &NORM, .rows = 3500, .width = 24,
+     .kind = NN_NORM_LAYER, .bias = true, .residual = true},
     {"layernorm 3x10001, bias, wide", &NORM, .rows = 3, .width = 10001, .kind = NN_NORM_LAYER, .bias = true},
 
     {"rope 1 row, 1 head of 2", &ROPE, .rows = 1, .width = 1, .more = 2},

@@ -5,6 +5,7 @@
 
 #include "nn/cuda/device.h"
 #include "nn/cuda/few_rows.h"
+#include "nn/cuda/matmul_trial.h"
 
 nn_status nn_cuda_blas_status(cublasStatus_t error, const char *what, const char *file, int line) {
   if (error == CUBLAS_STATUS_SUCCESS)
@@ -33,7 +34,8 @@ typedef struct plan {
   cublasLtMatmulDesc_t operation;
   cublasLtMatrixLayout_t a, b, c;
   cublasLtMatmulAlgo_t algorithm;
-  bool found; // else cuBLASLt has no algorithm for this shape
+  int32_t uses; // how often it has run
+  bool found;   // else cuBLASLt has no algorithm for this shape
 } plan;
 
 enum { BUCKETS = 1024 };
@@ -190,23 +192,33 @@ static nn_status set_preferences(const plan *p, bool c_is_float, cublasLtMatmulP
   return prefer(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c, sizeof c);
 }
 
-static nn_status choose_algorithm(const nn_device *device, plan *p) {
+enum { ANSWERS = 8 }; // of cuBLASLt, the best first by its own rules
+
+static nn_status ask_for_algorithms(const nn_device *device, const plan *p, int wanted,
+                                    cublasLtMatmulHeuristicResult_t answers[ANSWERS], int *count) {
   cublasLtMatmulPreference_t preference;
-  cublasLtMatmulHeuristicResult_t best = {};
-  int count = 0;
+  *count = 0;
   TRY(cublasLtMatmulPreferenceCreate(&preference), "choosing an algorithm");
   nn_status status =
       set_preferences(p, p->of.c_is_float || nn_device_compute_type(device) == NN_F32, preference);
   if (status == NN_OK) {
-    cublasStatus_t error = cublasLtMatmulAlgoGetHeuristic(nn_cuda_gpu_of(device)->blas, p->operation, p->b,
-                                                          p->a, p->c, p->c, preference, 1, &best, &count);
+    cublasStatus_t error =
+        cublasLtMatmulAlgoGetHeuristic(nn_cuda_gpu_of(device)->blas, p->operation, p->b, p->a, p->c, p->c,
+                                       preference, wanted, answers, count);
     if (error != CUBLAS_STATUS_NOT_SUPPORTED)
       status = nn_cuda_blas_status(error, "choosing an algorithm", __FILE__, __LINE__);
   }
   (void)cublasLtMatmulPreferenceDestroy(preference);
-  p->found = count > 0 && best.state == CUBLAS_STATUS_SUCCESS;
-  p->algorithm = best.algo;
   return status;
+}
+
+static nn_status choose_algorithm(const nn_device *device, plan *p) {
+  cublasLtMatmulHeuristicResult_t answers[ANSWERS] = {};
+  int count;
+  NN_TRY(ask_for_algorithms(device, p, 1, answers, &count));
+  p->found = count > 0 && answers[0].state == CUBLAS_STATUS_SUCCESS;
+  p->algorithm = answers[0].algo;
+  return NN_OK;
 }
 
 static nn_status fill_plan(const nn_device *device, const nn_cuda_product *product, plan *p) {
@@ -294,10 +306,49 @@ static bool may_fuse(const nn_device *device, const nn_cuda_product *product) {
                                                     (!forward || product->bias != NULL)));
 }
 
+// A trial takes as long as a hundred products: it is for those that are large and keep coming.
+enum { TRIAL_USE = 32 };
+#ifdef __CUDACC__
+static const double TRIAL_OPERATIONS = 1e10;
+#else // tests/emulator
+static const double TRIAL_OPERATIONS = 1e6;
+#endif
+
+// Not in float32: there the same product takes ten times as long, and so would a trial.
+static bool is_due_for_trial(const nn_device *device, const plan *p) {
+  const double operations = 2.0 * (double)p->of.m * (double)p->of.n * (double)p->of.k;
+  return p->uses == TRIAL_USE && operations >= TRIAL_OPERATIONS && nn_device_compute_type(device) == NN_BF16;
+}
+
+static nn_status try_algorithms(nn_device *device, const nn_cuda_product *product, plan *p) {
+  cublasLtMatmulHeuristicResult_t answers[ANSWERS] = {};
+  cublasLtMatmulAlgo_t algorithms[1 + ANSWERS] = {p->algorithm};
+  int32_t count = 1, best;
+  int answered;
+  NN_TRY(ask_for_algorithms(device, p, ANSWERS, answers, &answered));
+  for (int i = 0; i < answered; i++)
+    if (answers[i].state == CUBLAS_STATUS_SUCCESS &&
+        memcmp(&answers[i].algo, &p->algorithm, sizeof p->algorithm) != 0)
+      algorithms[count++] = answers[i].algo;
+  nn_cuda_trial trial = {};
+  trial.operation = p->operation;
+  trial.a_layout = p->b, trial.b_layout = p->a, trial.c_layout = p->c;
+  trial.a = product->b, trial.b = product->a, trial.c = product->c;
+  trial.beta = product->add ? 1.0f : 0.0f;
+  trial.rows = p->of.m, trial.width = p->of.n, trial.stride = p->of.c_stride;
+  trial.element = p->of.c_is_float ? sizeof(float) : nn_device_act_size(device);
+  NN_TRY(nn_cuda_try_algorithms(device, &trial, count, algorithms, &best));
+  p->algorithm = algorithms[best];
+  return NN_OK;
+}
+
 static nn_status run_plan(nn_device *device, const nn_cuda_product *product, plan *p) {
   const nn_cuda_gpu *gpu = nn_cuda_gpu_of(device);
   const float one = 1.0f, beta = product->add ? 1.0f : 0.0f;
   NN_TRY(set_tensors(p, product));
+  p->uses += p->uses <= TRIAL_USE;
+  if (is_due_for_trial(device, p))
+    NN_TRY(try_algorithms(device, product, p));
   TRY(cublasLtMatmul(gpu->blas, p->operation, &one, product->b, p->b, product->a, p->a, &beta, product->c,
                      p->c, product->c, p->c, &p->algorithm, gpu->blas_workspace, NN_CUDA_BLAS_BYTES,
                      gpu->stream),

@@ -24,8 +24,9 @@ typedef struct {
 // Whether nn_cuda_multiply can do such a product in one go.
 nn_status nn_cuda_fuses(nn_device *device, const nn_cuda_product *product, bool *fuses);
 
-// The algorithm is chosen at the first product of a shape, by cuBLASLt's own rules and never by timing, so
-// that runs repeat bit for bit; it is kept for later ones.
+// The algorithm is chosen at the first product of a shape, by cuBLASLt's own rules, and kept. Large products
+// that keep coming are tried with its other answers as well, and the fastest stays among those that make the
+// same bits: which one that is changes from run to run, but no result does.
 nn_status nn_cuda_multiply(nn_device *device, const nn_cuda_product *product);
 
 // What the device keeps of earlier products.

@@ -76,6 +76,9 @@ void emulator_copy16(emulator_place place, void *shared, const void *global, boo
 void emulator_copy_commit();
 void emulator_copy_wait(int pending_groups);
 
+// The time that events read. Products of cuBLASLt let it pass.
+extern double emulator_milliseconds;
+
 // Ends the program with what went wrong, and where.
 [[noreturn]] void emulator_fail(emulator_place place, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -89,6 +89,8 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 typedef struct emulator_graph *cudaGraph_t;
 typedef struct emulator_graph *cudaGraphExec_t;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status);
 #define EMULATOR_NO_GRAPHS(function, ...)                                                                    \
   static inline cudaError_t function(__VA_ARGS__) { return cudaErrorNotSupported; }
 EMULATOR_NO_GRAPHS(cudaStreamBeginCapture, cudaStream_t, enum cudaStreamCaptureMode)

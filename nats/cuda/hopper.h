@@ -1,7 +1,8 @@
 // Products of a warpgroup on Hopper (wgmma, sm_90a): 64 x 64 x 16 in bf16 with float32 sums, a from registers
-// or shared memory and b from shared memory (PTX ISA, "Asynchronous warpgroup level matrix instructions"). Four consecutive
-// warps that begin at a multiple of four call together; warp w holds rows 16 w to 16 w + 15 of a and c, with
-// the fragments of nats/cuda/tensor_core.h: c[4 n] to c[4 n + 3] are those of columns 8 n on.
+// or shared memory and b from shared memory (PTX ISA, "Asynchronous warpgroup level matrix instructions").
+// Four consecutive warps that begin at a multiple of four call together; warp w holds rows 16 w to 16 w + 15
+// of a and c, with the fragments of nats/cuda/tensor_core.h: c[4 n] to c[4 n + 3] are those of columns 8 n
+// on.
 //
 // b lies in a tile of rows of 64 bf16, at a multiple of 1024 bytes, stored as nats_piece<64> says. A row is a
 // query or a key; whether the product sums along rows or across them is ACROSS:

@@ -230,12 +230,13 @@ Test(emulator, phases_of_a_barrier) {
   cudaFree(out);
 }
 
-// ---- products of a warpgroup: a [64, 16] times rows of 64 columns in shared memory, along them and across
+// ---- products of a warpgroup: a [64, 16] times rows of 64 columns in shared memory, along them and across;
+// and of these rows with each other
 
 enum { ROWS64 = 64, DEEP = 16 };
-// out[0] and out[1]: sums before and after they are waited for. c, d [64, 64].
+// out[0] and out[1]: sums before and after they are waited for. c, d, e [64, 64].
 __global__ static void warpgroup_products(const __nv_bfloat16 *a, const __nv_bfloat16 *rows, float *c,
-                                          float *d, float *out) {
+                                          float *d, float *e, float *out) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   auto *shared = static_cast<__nv_bfloat16 *>(emulator_shared());
   for (int i = thread; i < ROWS64 * 64; i += 128)
@@ -243,13 +244,14 @@ __global__ static void warpgroup_products(const __nv_bfloat16 *a, const __nv_bfl
   __syncthreads();
   uint32_t left[4];
   nats_ldmatrix4(left, a + (16 * warp + lane % 16) * DEEP + lane / 16 * 8);
-  float along[32], across[32] = {};
+  float along[32], across[32] = {}, both[32];
   const uint64_t tile = nats_wgmma_tile(shared);
   nats_wgmma_fence();
   nats_wgmma<false>(along, left, nats_wgmma_at(tile, 32), false); // columns 16 to 31
   nats_wgmma_commit();
   nats_wgmma<true>(across, left, nats_wgmma_at(tile, 2048), true); // rows 16 to 31
   nats_wgmma<true>(across, left, nats_wgmma_at(tile, 2048), true);
+  nats_wgmma<false>(both, nats_wgmma_at(tile, 32), nats_wgmma_at(tile, 32), false);
   nats_wgmma_commit();
   nats_wgmma_wait<1>();
   const float early = across[0];
@@ -260,11 +262,13 @@ __global__ static void warpgroup_products(const __nv_bfloat16 *a, const __nv_bfl
     const int row = 16 * warp + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
     c[row * 64 + column] = along[i];
     d[row * 64 + column] = across[i];
+    e[row * 64 + column] = both[i];
   }
 }
 Test(emulator, products_of_a_warpgroup) {
   __nv_bfloat16 *a = nullptr, *rows = nullptr;
-  float *c = device_floats(64 * 64), *d = device_floats(64 * 64), *out = device_floats(2);
+  float *c = device_floats(64 * 64), *d = device_floats(64 * 64), *e = device_floats(64 * 64);
+  float *out = device_floats(2);
   cudaMalloc(&a, 64 * DEEP * sizeof *a);
   cudaMalloc(&rows, ROWS64 * 64 * sizeof *rows);
   for (int i = 0; i < 64 * DEEP; i++)
@@ -272,22 +276,24 @@ Test(emulator, products_of_a_warpgroup) {
   for (int i = 0; i < ROWS64 * 64; i++)
     rows[i] = __float2bfloat16(static_cast<float>(i * 5 % 13 - 6));
   const size_t shared = ROWS64 * 64 * sizeof *rows;
-  cr_assert_eq(emulator_launch("products", warpgroup_products, 1, 128, shared, a, rows, c, d, out),
+  cr_assert_eq(emulator_launch("products", warpgroup_products, 1, 128, shared, a, rows, c, d, e, out),
                cudaSuccess);
   for (int m = 0; m < 64; m++)
     for (int n = 0; n < 64; n++) {
-      float along = 0, across = 0;
+      float along = 0, across = 0, both = 0;
       for (int k = 0; k < DEEP; k++) {
         const float left = static_cast<float>(a[m * DEEP + k]);
         along += left * static_cast<float>(rows[n * 64 + 16 + k]);
         across += 2 * left * static_cast<float>(rows[(16 + k) * 64 + n]);
+        both += static_cast<float>(rows[m * 64 + 16 + k]) * static_cast<float>(rows[n * 64 + 16 + k]);
       }
       cr_assert_eq(c[m * 64 + n], along, "(%d, %d)", m, n);
       cr_assert_eq(d[m * 64 + n], across, "(%d, %d)", m, n);
+      cr_assert_eq(e[m * 64 + n], both, "(%d, %d)", m, n);
     }
   cr_expect(isnan(out[0]), "sums are there before they were waited for");
   cr_expect_eq(out[1], d[0]);
   for (void *memory : {static_cast<void *>(a), static_cast<void *>(rows), static_cast<void *>(c),
-                       static_cast<void *>(d), static_cast<void *>(out)})
+                       static_cast<void *>(d), static_cast<void *>(e), static_cast<void *>(out)})
     cudaFree(memory);
 }

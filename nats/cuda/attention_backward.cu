@@ -4,6 +4,12 @@
 // Each warp has rows of its own, and leaves out every 32 keys that none of these sees.
 #include "nats/cuda/attention_backward_queries.h"
 
+// q and do go to registers at the beginning, and leave their place to tiles of keys.
+template <int D> struct query_shape : nats_backward_shape<D> {
+  static constexpr bool GROUP = false; // products are those of a warp
+  static constexpr int STAGES = 1 + query_shape::ROWS / query_shape::TILE, QUERIES = 1;
+};
+
 // What a warp holds of its rows. Lane l has, of band m and half h, row 16 m + 8 h + l / 4.
 template <int D, bool SUMS> struct query_band {
   using shape = nats_backward_shape<D>;
@@ -14,7 +20,7 @@ template <int D, bool SUMS> struct query_band {
 };
 
 template <int D, bool SUMS>
-__device__ static void begin_rows(const queries_shared<D, false> &shared, int32_t row, int32_t length,
+__device__ static void begin_rows(const queries_shared<query_shape<D>> &shared, int32_t row, int32_t length,
                                   query_band<D, SUMS> &band) {
   using shape = nats_backward_shape<D>;
   const int warp_row = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
@@ -50,7 +56,7 @@ __device__ static part_view view_part(const query_band<D, SUMS> &band, const key
 // Adds the part's pairs of local keys in earlier chunks to `seen`; d is 0 on hidden pairs.
 template <int D>
 __device__ static void
-add_seen(queries_shared<D, false> &shared, int32_t lane_row, const int32_t *seen_from,
+add_seen(queries_shared<query_shape<D>> &shared, int32_t lane_row, const int32_t *seen_from,
          const float (&d)[nats_backward_shape<D>::BANDS][nats_backward_shape<D>::PART / 8][4]) {
   using shape = nats_backward_shape<D>;
   const int column = (int)threadIdx.x % 4 * 2;
@@ -72,7 +78,7 @@ add_seen(queries_shared<D, false> &shared, int32_t lane_row, const int32_t *seen
 // PART keys from `key` of the tile on.
 template <int D, bool SUMS>
 __device__ static void add_part(const nats_cuda_attention &a, query_band<D, SUMS> &band,
-                                queries_shared<D, false> &shared, int32_t tile, int key) {
+                                queries_shared<query_shape<D>> &shared, int32_t tile, int key) {
   using shape = nats_backward_shape<D>;
   const nn_bf16 *k = shared.k[tile % shared.STAGES], *v = shared.v[tile % shared.STAGES];
   const key_span *span = shared.span[tile % SPANS] + key;
@@ -157,7 +163,7 @@ __device__ static void add_part(const nats_cuda_attention &a, query_band<D, SUMS
 
 template <int D, bool SUMS>
 __device__ static void add_tile(const nats_cuda_attention &a, query_band<D, SUMS> &band,
-                                queries_shared<D, false> &shared, int32_t tile) {
+                                queries_shared<query_shape<D>> &shared, int32_t tile) {
   using shape = nats_backward_shape<D>;
 #pragma unroll 1
   for (int key = 0; key < shape::TILE; key += shape::PART)
@@ -166,7 +172,7 @@ __device__ static void add_tile(const nats_cuda_attention &a, query_band<D, SUMS
 
 template <int D, bool SUMS>
 __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                   query_band<D, SUMS> &band, queries_shared<D, false> &shared) {
+                                   query_band<D, SUMS> &band, queries_shared<query_shape<D>> &shared) {
   using shape = nats_backward_shape<D>;
   const int warp_row = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
 #pragma unroll
@@ -180,14 +186,14 @@ template <int D, bool SUMS>
 __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
     backward_queries(nats_cuda_attention a) {
   NN_DYNAMIC_SHARED(char, memory);
-  walk<D, false, SUMS, query_band<D, SUMS>>(a, *(queries_shared<D, false> *)memory);
+  walk<SUMS, query_band<D, SUMS>>(a, *(queries_shared<query_shape<D>> *)memory);
 }
 
 template <int D, bool SUMS> static nn_status launch_queries(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<D>;
   const dim3 grid = nats_backward_grid(a->batch * a->heads, nn_ceil_div(a->length, (int32_t)shape::ROWS));
   return NN_LAUNCH(device, (backward_queries<D, SUMS>), grid, dim3(shape::THREADS),
-                   sizeof(queries_shared<D, false>), *a);
+                   sizeof(queries_shared<query_shape<D>>), *a);
 }
 
 nn_status nats_cuda_backward_queries(nn_device *device, const nats_cuda_attention *a) {

@@ -12,7 +12,7 @@
 // Tiles of 64 queries or keys stream through shared memory past the rows or keys that a warp owns: BANDS x 16
 // of them. PART columns of a tile at a time have their products in registers.
 template <int D> struct nats_backward_shape {
-  static constexpr int WARPS = 4, THREADS = WARPS * NN_WARP;
+  static constexpr int HEAD_SIZE = D, WARPS = 4, THREADS = WARPS * NN_WARP;
   static constexpr int TILE = 64, PIECES = D / 8;
   static constexpr int COPY_ROWS = THREADS / PIECES; // of a tile that the threads copy at once, a piece each
   static constexpr int BANDS = D == 64 ? 2 : 1, PART = 32;

@@ -22,12 +22,11 @@ struct visible_keys {
   int32_t end[NATS_KEY_CLASSES];   // slot after the class's last key
 };
 
-template <int D, bool GROUP> struct queries_shared {
-  using shape = nats_backward_shape<D>;
-  // Tiles of keys and values are in the first STAGES. The block's q and do are in those from QUERIES on: at
-  // the beginning, or all the time.
-  static constexpr int BLOCK = shape::ROWS / shape::TILE, STAGES = GROUP ? 3 : 1 + BLOCK;
-  static constexpr int QUERIES = GROUP ? STAGES : 1;
+// STAGES of `shape` are those of tiles of keys and values. From tile QUERIES on lie the block's q and do, in
+// the place of stages if they are wanted at the beginning only.
+template <typename shape> struct queries_shared {
+  static constexpr int STAGES = shape::STAGES, QUERIES = shape::QUERIES, BLOCK = shape::ROWS / shape::TILE;
+  static constexpr int D = shape::HEAD_SIZE;
   static_assert(STAGES < SPANS, "the keys of a tile that is asked for replace none that is still read");
   nn_bf16 k[QUERIES + BLOCK][shape::TILE * D], v[QUERIES + BLOCK][shape::TILE * D];
   key_span span[SPANS][shape::TILE];
@@ -70,10 +69,10 @@ __device__ static key_span find_key(const visible_keys &keys, int32_t slot) {
   return key_span{keys.key[index], keys.until[index]};
 }
 
-template <bool SUMS, int D, bool GROUP>
-__device__ static void put_key(const nats_cuda_attention &a, queries_shared<D, GROUP> &shared, int32_t slot,
+template <bool SUMS, typename shape>
+__device__ static void put_key(const nats_cuda_attention &a, queries_shared<shape> &shared, int32_t slot,
                                key_span key) {
-  enum { TILE = nats_backward_shape<D>::TILE };
+  enum { TILE = shape::TILE };
   const int32_t tile = slot / TILE % SPANS;
   shared.span[tile][slot % TILE] = key;
   if (!SUMS)
@@ -83,13 +82,15 @@ __device__ static void put_key(const nats_cuda_attention &a, queries_shared<D, G
 }
 
 // Starts copying the keys of a tile and their values.
-template <int D>
-__device__ static void gather_keys(const nats_cuda_attention &a, const visible_keys &keys,
-                                   const key_span *span, nn_bf16 *k_tile, nn_bf16 *v_tile) {
-  using shape = nats_backward_shape<D>;
+template <typename shape>
+__device__ static void gather_keys(const nats_cuda_attention &a, int32_t tile,
+                                   queries_shared<shape> &shared) {
+  enum { D = shape::HEAD_SIZE, STAGES = shape::STAGES };
+  const key_span *span = shared.span[tile % SPANS];
   const int row = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
-  const nn_bf16 *k = keys.k + piece * 8, *v = keys.v + piece * 8;
-  k_tile += nats_piece<D>(row, piece), v_tile += nats_piece<D>(row, piece);
+  const nn_bf16 *k = shared.keys.k + piece * 8, *v = shared.keys.v + piece * 8;
+  nn_bf16 *k_tile = shared.k[tile % STAGES] + nats_piece<D>(row, piece);
+  nn_bf16 *v_tile = shared.v[tile % STAGES] + nats_piece<D>(row, piece);
 #pragma unroll
   for (int r = 0; r < shape::TILE; r += shape::COPY_ROWS) {
     const int32_t position = span[row + r].position;
@@ -112,47 +113,60 @@ __device__ static float dot_piece(const uint4 &x, const uint4 &y) {
   return sum;
 }
 
-// The block's q and do to shared memory; lse; and delta, which is also written for the kernels to come. Rows
-// past the end are zero, and their weights e^{-infinity}.
-template <int D, bool GROUP>
-__device__ static void load_queries(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                    queries_shared<D, GROUP> &shared) {
-  using shape = nats_backward_shape<D>;
-  const int64_t token = (int64_t)sequence * a.length + row;
-  const int64_t stats = ((int64_t)sequence * a.heads + head) * a.length + row; // in lse and delta
-  const int64_t dense = (int64_t)a.heads * D;
+// What a thread has of the block's rows until all of it has come: pieces of do and o, and a row's lse.
+template <typename shape> struct query_pieces {
+  static constexpr int PASSES = shape::ROWS / shape::COPY_ROWS;
+  uint4 d_o[PASSES], o[PASSES];
+  float lse;
+};
+
+// Asks for the block's rows; q goes to shared memory by itself. Rows past the end are zero, and their weights
+// e^{-infinity}.
+template <typename shape>
+__device__ static void ask_queries(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
+                                   queries_shared<shape> &shared, query_pieces<shape> &pieces) {
+  enum { D = shape::HEAD_SIZE };
+  const int64_t token = (int64_t)sequence * a.length + row, dense = (int64_t)a.heads * D;
   const int first = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
   const nn_bf16 *q = (const nn_bf16 *)a.q + token * a.token_stride + head * D + piece * 8;
   const nn_bf16 *o = (const nn_bf16 *)a.o + token * dense + head * D + piece * 8;
   const nn_bf16 *d_o = (const nn_bf16 *)a.d_o + token * dense + head * D + piece * 8;
   const int32_t rows = min(shape::ROWS, a.length - row);
-  enum { PASSES = shape::ROWS / shape::COPY_ROWS };
-  uint4 x[PASSES], y[PASSES]; // all on their way at once
 #pragma unroll
-  for (int i = 0; i < PASSES; i++) {
+  for (int i = 0; i < pieces.PASSES; i++) {
     const int r = first + i * shape::COPY_ROWS;
     const bool valid = r < rows;
-    nats_copy16(shared.k[shared.QUERIES] + nats_piece<D>(r, piece), q + (valid ? r : 0) * a.token_stride,
+    nats_copy16(shared.k[shape::QUERIES] + nats_piece<D>(r, piece), q + (valid ? r : 0) * a.token_stride,
                 valid);
-    x[i] = valid ? *(const uint4 *)(d_o + r * dense) : uint4{0, 0, 0, 0};
-    y[i] = valid ? *(const uint4 *)(o + r * dense) : uint4{0, 0, 0, 0};
+    pieces.d_o[i] = valid ? *(const uint4 *)(d_o + r * dense) : uint4{0, 0, 0, 0};
+    pieces.o[i] = valid ? *(const uint4 *)(o + r * dense) : uint4{0, 0, 0, 0};
   }
+  const int r = (int)threadIdx.x;
+  const int64_t stats = ((int64_t)sequence * a.heads + head) * a.length + row;
+  pieces.lse = r < rows ? a.lse[stats + r] * NATS_LOG2_E : 1e30f;
+}
+
+// do and lse to shared memory; and delta, which is also written for the kernels to come.
+template <typename shape>
+__device__ static void put_queries(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
+                                   const query_pieces<shape> &pieces, queries_shared<shape> &shared) {
+  const int first = (int)threadIdx.x / shape::PIECES, piece = (int)threadIdx.x % shape::PIECES;
+  float *to = a.delta + ((int64_t)sequence * a.heads + head) * a.length + row;
 #pragma unroll
-  for (int i = 0; i < PASSES; i++) {
+  for (int i = 0; i < pieces.PASSES; i++) {
     const int r = first + i * shape::COPY_ROWS;
-    *(uint4 *)(shared.v[shared.QUERIES] + nats_piece<D>(r, piece)) = x[i];
-    float delta = dot_piece(x[i], y[i]);
+    *(uint4 *)(shared.v[shape::QUERIES] + nats_piece<shape::HEAD_SIZE>(r, piece)) = pieces.d_o[i];
+    float delta = dot_piece(pieces.d_o[i], pieces.o[i]);
     for (int lanes = shape::PIECES / 2; lanes > 0; lanes /= 2)
       delta += __shfl_xor_sync(0xffffffffu, delta, lanes);
     if (piece == 0) {
       shared.delta[r] = delta;
-      if (r < rows)
-        a.delta[stats + r] = delta;
+      if (row + r < a.length)
+        to[r] = delta;
     }
   }
-  const int r = (int)threadIdx.x;
-  if (r < shape::ROWS)
-    shared.lse[r] = r < rows ? a.lse[stats + r] * NATS_LOG2_E : 1e30f;
+  if ((int)threadIdx.x < shape::ROWS)
+    shared.lse[threadIdx.x] = pieces.lse;
 }
 
 // How some rows and some keys stand to one another, the same in every lane.
@@ -162,11 +176,11 @@ struct part_view {
 
 // dq of 16 rows from row r of the block on through shared memory to their tokens, 16 bytes a thread; and
 // `seen`.
-template <bool SUMS, int D, bool GROUP>
+template <bool SUMS, typename shape>
 __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                   int r, float (&sums)[D / 8][4], const float *seen,
-                                   queries_shared<D, GROUP> &shared) {
-  using shape = nats_backward_shape<D>;
+                                   int r, float (&sums)[shape::PIECES][4], const float *seen,
+                                   queries_shared<shape> &shared) {
+  enum { D = shape::HEAD_SIZE };
   nn_bf16 *tile = shared.k[0];
   const int lane = (int)threadIdx.x % NN_WARP;
   if (a.rope != NULL) {
@@ -196,55 +210,59 @@ __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequenc
 
 // What a thread block does. `warp_rows` is what a warp holds, for which the way to multiply defines
 // begin_rows, add_tile and finish_rows.
-template <int D, bool GROUP, bool SUMS, typename warp_rows>
-__device__ static void walk(const nats_cuda_attention &a, queries_shared<D, GROUP> &shared) {
-  using shape = nats_backward_shape<D>;
-  enum { STAGES = queries_shared<D, GROUP>::STAGES };
+template <bool SUMS, typename warp_rows, typename shape>
+__device__ static void walk(const nats_cuda_attention &a, queries_shared<shape> &shared) {
+  enum { STAGES = shape::STAGES, TILE = shape::TILE };
   const int32_t pair = nats_backward_pair(), sequence = pair / a.heads, head = pair % a.heads;
   if (sequence >= a.batch)
     return;
   const int32_t row = (int32_t)(gridDim.y - 1 - blockIdx.y) * shape::ROWS, thread = (int)threadIdx.x;
+  query_pieces<shape> pieces; // on their way while the keys are being found
+  ask_queries(a, sequence, head, row, shared, pieces);
   if (thread == 0)
     shared.keys = find_visible(a, sequence, head / a.group, row, shape::ROWS);
   __syncthreads();
   const visible_keys &keys = shared.keys;
-  const int32_t tiles = (keys.end[NATS_KEY_WINDOW] + shape::TILE - 1) / shape::TILE;
+  const int32_t tiles = (keys.end[NATS_KEY_WINDOW] + TILE - 1) / TILE;
   if (SUMS)
     for (int i = 0; i < 2 * shape::BANDS; i++)
       shared.seen[i][thread] = 0;
-  for (int32_t slot = thread; slot < STAGES * shape::TILE; slot += shape::THREADS)
+  for (int32_t slot = thread; slot < STAGES * TILE; slot += shape::THREADS)
     put_key<SUMS>(a, shared, slot, find_key(keys, slot));
   __syncthreads();
-  gather_keys<D>(a, keys, shared.span[0], shared.k[0], shared.v[0]);
-  load_queries(a, sequence, head, row, shared);
+  gather_keys(a, 0, shared);
   nats_copy_commit();
-  nats_copy_wait<0>();
-  __syncthreads();
+  put_queries(a, sequence, head, row, pieces, shared);
   warp_rows rows;
-  begin_rows(shared, row, a.length, rows);
-  __syncthreads();
+  if (shape::QUERIES < STAGES) { // their place is wanted for keys
+    nats_copy_wait<0>();
+    __syncthreads();
+    begin_rows(shared, row, a.length, rows);
+    __syncthreads();
+  } else
+    begin_rows(shared, row, a.length, rows);
   if (STAGES > 2) {
     if (tiles > 1)
-      gather_keys<D>(a, keys, shared.span[1], shared.k[1], shared.v[1]);
+      gather_keys(a, 1, shared);
     nats_copy_commit();
   }
 
   for (int32_t tile = 0; tile < tiles; tile++) {
     nats_copy_wait<STAGES - 2>();
 #ifdef NATS_WGMMA_CODE
-    if (GROUP)
+    if (shape::GROUP)
       nats_wgmma_publish();
 #endif
     __syncthreads(); // this tile has come; all are done with the one before, and know the keys of the next
-    const int32_t ahead = tile + STAGES - 1, asked = (tile + STAGES) * shape::TILE + thread;
+    const int32_t ahead = tile + STAGES - 1, asked = (tile + STAGES) * TILE + thread;
     if (ahead < tiles)
-      gather_keys<D>(a, keys, shared.span[ahead % SPANS], shared.k[ahead % STAGES], shared.v[ahead % STAGES]);
+      gather_keys(a, ahead, shared);
     nats_copy_commit();
     key_span later = {};
-    if (thread < shape::TILE)
+    if (thread < TILE)
       later = find_key(keys, asked);
     add_tile(a, rows, shared, tile);
-    if (thread < shape::TILE)
+    if (thread < TILE)
       put_key<SUMS>(a, shared, asked, later);
   }
   __syncthreads();

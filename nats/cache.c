@@ -126,12 +126,14 @@ void nats_cache_free(nats_cache *cache) {
   nn_event_destroy(cache->fetched);
   nn_device_free(cache->device, cache->device_logits);
   nn_device_host_free(cache->device, cache->logits);
+  nn_device_host_free(cache->device, cache->weights);
   nn_device_free(cache->device, cache->device_weights);
   void *const of_host[] = {
-      cache->made.rows, cache->made.turns,    cache->made.entries, cache->made.additions, cache->made.moves,
-      cache->packed,    cache->prompt_logits, cache->weights,      cache->turn_room,      cache->stored,
-      cache->types,     cache->prompt_pairs,  cache->harmonic,     cache->sample,         cache->head_rank,
-      cache->pairs,     cache->state,         cache->lists,
+      cache->made.rows,  cache->made.turns, cache->made.entries,  cache->made.additions,
+      cache->made.moves, cache->packed,     cache->prompt_logits, cache->turn_room,
+      cache->stored,     cache->types,      cache->prompt_pairs,  cache->harmonic,
+      cache->sample,     cache->head_rank,  cache->pairs,         cache->state,
+      cache->lists,
   };
   for (size_t i = 0; i < sizeof of_host / sizeof *of_host; i++)
     free(of_host[i]);

@@ -57,14 +57,13 @@ nn_status nats_cache_begin(nats_cache *cache, int32_t position, int32_t prompt);
 // none.
 float *nats_cache_logits(nats_cache *cache, int32_t layer);
 
-// What the launches of all layers depend on; no gaps, so that it can be compared by bytes. False where they
-// differ from step to step.
+// What the launches of all layers depend on; no gaps, so that it can be compared by bytes.
 typedef struct {
-  const void *pages, *rows, *items, *turns;
-  int64_t stride;
+  const void *pages, *rows, *items, *turns, *weights;
+  int64_t stride, longest; // longest: only with weights
   int32_t item_count, item_tokens;
 } nats_cache_launches;
-bool nats_cache_get_launches(const nats_cache *cache, nats_cache_launches *out);
+nats_cache_launches nats_cache_get_launches(const nats_cache *cache);
 
 // One layer, for all sequences (T = 1): appends k and v, and attends into `o`.
 nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens);

@@ -48,13 +48,16 @@ static nn_status reserve_weights(nats_cache *cache) {
   if (count <= cache->weight_capacity)
     return NN_OK;
   nn_device_free(cache->device, cache->device_weights);
-  cache->device_weights = NULL;
-  int64_t room = cache->weight_capacity;
+  nn_device_host_free(cache->device, cache->weights);
+  cache->device_weights = cache->weights = NULL;
   cache->weight_capacity = 0;
-  NN_TRY(nats_cache_reserve((void **)&cache->weights, &room, count, sizeof *cache->weights));
+  int64_t room = count + count / 2;
+  size_t bytes = (size_t)room * sizeof *cache->weights;
   void *memory;
-  NN_TRY(nn_device_alloc(cache->device, (size_t)room * sizeof *cache->weights, "attention weights", &memory));
+  NN_TRY(nn_device_alloc(cache->device, bytes, "attention weights", &memory));
   cache->device_weights = memory;
+  NN_TRY(nn_device_host_alloc(cache->device, bytes, "attention weights", &memory));
+  cache->weights = memory;
   cache->weight_capacity = room;
   return NN_OK;
 }
@@ -83,18 +86,18 @@ float *nats_cache_logits(nats_cache *cache, int32_t layer) {
   return cache->device_logits ? cache->device_logits + at : NULL;
 }
 
-// Weights are [S, Hk, longest], and the longest list grows.
-bool nats_cache_get_launches(const nats_cache *cache, nats_cache_launches *out) {
-  *out = (nats_cache_launches){
+nats_cache_launches nats_cache_get_launches(const nats_cache *cache) {
+  return (nats_cache_launches){
       .pages = cache->page_table,
       .rows = cache->sent.rows,
       .items = cache->items,
       .turns = cache->turn_count > 0 ? cache->sent.turns : NULL,
+      .weights = cache->weighs ? cache->device_weights : NULL,
       .stride = cache->page_stride,
+      .longest = cache->weighs ? cache->longest : 0,
       .item_count = cache->item_count,
       .item_tokens = cache->item_tokens,
   };
-  return !cache->weighs;
 }
 
 nn_status nats_cache_layer(nats_cache *cache, int32_t layer, const nats_cache_tokens *tokens) {

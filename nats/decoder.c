@@ -204,30 +204,29 @@ static nn_status compute_step(void *context) {
 }
 
 // As of now: other work may let the workspace grow, or lose it where there is no memory for that.
-static nn_status find_launches(nats_decoder *d, launches *out, bool *stays) {
+static nn_status find_launches(nats_decoder *d, launches *out) {
   void *workspace;
   NN_TRY(nn_device_workspace(d->device, 0, &workspace));
   *out = (launches){
+      .cache = nats_cache_get_launches(d->cache),
       .workspace = workspace,
       .workspace_bytes = nn_device_workspace_bytes(d->device),
       .wants = d->wants,
   };
-  *stays = nats_cache_get_launches(d->cache, &out->cache);
   return NN_OK;
 }
 
 // The second of equal steps is recorded: what a first one needs is allocated then.
 static nn_status run_step(nats_decoder *d) {
   launches now;
-  bool stays;
-  NN_TRY(find_launches(d, &now, &stays));
-  if (stays && memcmp(&now, &d->launched, sizeof now) == 0)
+  NN_TRY(find_launches(d, &now));
+  if (memcmp(&now, &d->launched, sizeof now) == 0)
     return d->graph ? nn_graph_launch(d->graph) : nn_graph_record(d->device, compute_step, d, &d->graph);
   nn_graph_free(d->graph);
   d->graph = NULL;
   d->launched = (launches){0};
   NN_TRY(compute_step(d));
-  if (stays && now.workspace_bytes == nn_device_workspace_bytes(d->device))
+  if (now.workspace_bytes == nn_device_workspace_bytes(d->device))
     d->launched = now;
   return NN_OK;
 }

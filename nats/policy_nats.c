@@ -29,13 +29,14 @@ static int32_t settle(nats_policy_list *list) {
 // moved since, but none comes back.
 enum { NOBODY = -1 };
 
-// The hint of a position. A list looks ahead when it begins anew with the first, each list at its own time.
+// Which hint is that of the step's position. They are used one after the other, and written anew when it is
+// the first one's turn: in each list at another position, so that steps take equally long.
 static int32_t hint_of(const nats_policy_step *step) {
   return (int32_t)(((int64_t)step->position + step->head + 5 * (int64_t)step->layer) % AHEAD);
 }
 
-// Of chunks of one token: where the tokens are that expire from now on, until hints begin anew. Returns the
-// slot of the one at `first`, which expires now.
+// Of chunks of one token: where the tokens are that expire from now on, until hints are written anew. Returns
+// the slot of the one at `first`, which expires now.
 static int32_t look_ahead(const nats_policy_step *step, nats_policy_list *list, int32_t first) {
   int32_t now = hint_of(step), count = AHEAD - now, slot_now = NOBODY;
   float *hint = list->state + HINTS + now;

@@ -26,6 +26,7 @@ size_t nats_attention_workspace(const nn_device *device, const nats_attention *o
 nn_status nats_attention_backward(nn_device *device, const nats_attention *op) {
   NN_TRY(check(op));
   NN_NEED(op->d_o && op->dq && op->dk && op->dv);
+  NN_NEED(!op->dbias || op->token_stride == (int64_t)(op->heads + 2 * op->kv_heads) * op->head_size);
   if (op->dtypes != NULL) {
     NN_NEED(op->types && op->chunk > 0 && op->window >= 0);
     NN_NEED(op->type_grad_clip == 0 || op->type_grad_clip >= 1);

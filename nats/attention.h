@@ -29,6 +29,8 @@ typedef struct {
   nn_act *dq, *dk, *dv; // like q, k, v; overwritten
   const float *rope;    // [T, D/2, 2] of nn_rope_table: dq and dk are those of q and k as they were before
                         // nn_rope_forward turned them to positions 0 .. T - 1; NULL: those of q and k
+  float *dbias; // [(H + 2 Hk) D] added to: sums of dq, dk and dv over the tokens, which lie one behind
+                // the other in packed rows; NULL: not wanted
   // type gradients; dtypes NULL: not wanted, hidden pairs are then never visited
   int32_t chunk, window; // C, W
   const uint8_t *types;  // [B, Hk, n]

@@ -53,17 +53,19 @@ static nn_status mlp_backward(nats_model *m, int32_t layer) {
   return norm_backward(m, at->mlp_norm, &acts->mlp_norm, m->dx);
 }
 
-// Gradients of q, k and v in `dqkv` as the projection made them, before RoPE, and of the types where these
-// were sampled.
+// Gradients of q, k and v in `dqkv` as the projection made them, before RoPE; of its bias; and of the types
+// where these were sampled.
 static nn_status attention_core_backward(nats_model *m, int32_t layer) {
   const nats_model_config *c = &m->config;
   nats_attention op = nats_attention_op(m, layer);
+  int32_t bias = m->index.layers[layer].qkv.bias;
   int64_t key = nats_query_size(c), value = key + (int64_t)c->kv_heads * c->head_size;
   op.d_o = m->d_o;
   op.dq = m->dqkv;
   op.dk = nn_act_at(m->device, m->dqkv, key);
   op.dv = nn_act_at(m->device, m->dqkv, value);
   op.rope = m->rope;
+  op.dbias = bias == NATS_NO_PARAM ? NULL : nn_params_grad(&m->params, bias);
   op.dtypes = m->pass.types == NATS_TYPES_SAMPLED ? m->dtypes : NULL;
   return nats_attention_backward(m->device, &op);
 }
@@ -96,7 +98,8 @@ static nn_status attention_backward(nats_model *m, int32_t layer) {
   out.dx = m->d_o;
   NN_TRY(nn_linear_backward(m->device, &out));
   NN_TRY(attention_core_backward(m, layer));
-  NN_TRY(linear_backward(m, at->qkv, c->width, nats_qkv_size(c), acts->attention_norm.h, m->dqkv, m->delta));
+  const nats_affine qkv = {at->qkv.weight, NATS_NO_PARAM}; // its bias has got its gradient from attention
+  NN_TRY(linear_backward(m, qkv, c->width, nats_qkv_size(c), acts->attention_norm.h, m->dqkv, m->delta));
   if (m->pass.types == NATS_TYPES_SAMPLED)
     NN_TRY(types_backward(m, layer));
   return norm_backward(m, at->attention_norm, &acts->attention_norm, m->dx);

@@ -211,6 +211,7 @@ static size_t workspace_of(const nats_model *m) {
       .chunk = m->chunk,
       .window = c->window,
       .d_o = m->training ? &a_tensor : NULL,
+      .dbias = m->training && c->bias ? &a_tensor : NULL,
       .dtypes = m->training && m->kind == NATS_ATTENTION_NATS ? &a_tensor : NULL,
   };
   nn_classifier classifier = {

@@ -13,7 +13,7 @@
 #include "nats/cpu/tile.h"
 #include "nats/cpu/tile_gradient.h"
 #include "nats/cpu/type_sums.h"
-#include "nats/turn_back.h"
+#include "nats/finish_gradients.h"
 #include "nats/type_rows.h"
 
 // What all threads share.
@@ -246,5 +246,5 @@ nn_status nats_cpu_attention_backward(nn_device *device, const nats_attention *o
     for (int32_t pair = 0; pair < op->batch * op->kv_heads; pair++)
       finish_head(&j, pair);
   }
-  return nats_turn_back(device, op);
+  return nats_finish_gradients(device, op);
 }

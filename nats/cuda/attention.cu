@@ -6,7 +6,7 @@
 #include "nats/cuda/ops.h"
 
 extern "C" {
-#include "nats/turn_back.h"
+#include "nats/finish_gradients.h"
 #include "nats/type_rows.h"
 }
 
@@ -22,6 +22,7 @@ static nats_cuda_attention tensors_of(const nats_attention *op) {
   a.expiry = op->expiry, a.types = op->types;
   a.lists.blocks = nn_ceil_div(op->length, (int32_t)NATS_RANGE_ROWS);
   a.d_o = op->d_o, a.dq = op->dq, a.dk = op->dk, a.dv = op->dv, a.rope = op->rope;
+  a.dbias = op->dbias;
   a.dtypes = op->dtypes;
   return a;
 }
@@ -48,6 +49,11 @@ static void lay_out_backward(nats_cuda_attention *a, bool wants_types, nats_scra
   const int64_t rows = (int64_t)a->batch * a->heads * a->length;
   const int64_t keys = (int64_t)a->batch * a->kv_heads * a->length;
   a->delta = (float *)nats_scratch_take(scratch, rows, sizeof(float));
+  if (a->dbias != NULL) {
+    const int64_t tiles = (int64_t)a->batch * nats_backward_blocks(a->length), width = a->head_size;
+    a->query_sums = (float *)nats_scratch_take(scratch, tiles * a->heads * width, sizeof(float));
+    a->key_sums = (float *)nats_scratch_take(scratch, tiles * 2 * a->kv_heads * width, sizeof(float));
+  }
   a->wants_types = wants_types;
   if (!wants_types)
     return;
@@ -125,16 +131,12 @@ static nn_status draw_rows(nn_device *device, const nats_attention *op, const na
 nn_status nats_cuda_attention_backward(nn_device *device, const nats_attention *op) {
   nats_cuda_attention a;
   NN_TRY(begin(device, op, true, &a));
-  const bool tiles = takes_tiles(device, &a);
-  if (tiles && nats_cuda_backward_fits(device, &a)) {
-    NN_TRY(nats_cuda_backward_tiles(device, &a));
-  } else {
-    NN_TRY(nats_cuda_backward_plain(device, &a));
-    NN_TRY(nats_turn_back(device, op));
+  const bool tiles = takes_tiles(device, &a), finishes = tiles && nats_cuda_backward_fits(device, &a);
+  NN_TRY(finishes ? nats_cuda_backward_tiles(device, &a) : nats_cuda_backward_plain(device, &a));
+  if (a.wants_types) {
+    NN_TRY(draw_rows(device, op, &a));
+    NN_TRY(tiles ? nats_cuda_hidden_tiles(device, &a) : nats_cuda_hidden_plain(device, &a));
+    NN_TRY(nats_cuda_type_gradient(device, &a));
   }
-  if (!a.wants_types)
-    return NN_OK;
-  NN_TRY(draw_rows(device, op, &a));
-  NN_TRY(tiles ? nats_cuda_hidden_tiles(device, &a) : nats_cuda_hidden_plain(device, &a));
-  return nats_cuda_type_gradient(device, &a);
+  return finishes ? NN_OK : nats_finish_gradients(device, op);
 }

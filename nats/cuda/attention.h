@@ -52,6 +52,11 @@ static inline int32_t nats_list_strips(int32_t length) {
   return nn_ceil_div(length, (int32_t)NATS_LIST_STRIP);
 }
 
+// At most so many thread blocks of the backward kernels share a sequence and a head.
+static inline int32_t nats_backward_blocks(int32_t length) {
+  return nn_ceil_div(length, (int32_t)NATS_RANGE_ROWS) + NATS_KEY_CLASSES - 1;
+}
+
 // The sums over rows from which the gradient of the types is made, as in nats/cpu/type_sums.h, per query
 // head: [B, H, T] each. D_ij = e^{min(s - lse, log clip)} (do_i . v_j - do_i . o_i), float32, from unrounded
 // products. With a = c(j), s(a) the first row after its chunk (pairs inside one chunk count nowhere, but for
@@ -103,6 +108,9 @@ typedef struct {
   const void *d_o;         // [B, T, H, D] dense
   void *dq, *dk, *dv;      // [B, T, heads, D], token_stride apart; overwritten
   const float *rope;       // [T, D/2, 2] cos and sin by which dq and dk are turned back; NULL: they are not
+  float *dbias;            // [(H + 2 Hk) D] added to: sums of dq, dk and dv over the tokens; NULL: not wanted
+  float *query_sums;       // [B, blocks of queries, H D] the parts of it that thread blocks leave
+  float *key_sums;         // [B, tiles of keys, 2 Hk D] the same of dk and dv
   float *delta;            // [B, H, T] do . o
   bool wants_types;        // of here down
   nats_key_rows *rows;     // [P, T] by position

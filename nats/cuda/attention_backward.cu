@@ -177,8 +177,8 @@ __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequenc
   const int warp_row = (int)threadIdx.x / NN_WARP * shape::WARP_ROWS;
 #pragma unroll
   for (int m = 0; m < shape::BANDS; m++)
-    finish_band<SUMS>(a, sequence, head, row, warp_row + 16 * m, band.dq[m], &shared.seen[2 * m][threadIdx.x],
-                      shared);
+    finish_band<SUMS>(a, sequence, head, row, warp_row + 16 * m, m == 0, band.dq[m],
+                      &shared.seen[2 * m][threadIdx.x], shared);
 }
 
 // Grid: nats_backward_grid of sequence and query head, block of queries (those that see most first).
@@ -192,8 +192,9 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
 template <int D, bool SUMS> static nn_status launch_queries(nn_device *device, const nats_cuda_attention *a) {
   using shape = nats_backward_shape<D>;
   const dim3 grid = nats_backward_grid(a->batch * a->heads, nn_ceil_div(a->length, (int32_t)shape::ROWS));
-  return NN_LAUNCH(device, (backward_queries<D, SUMS>), grid, dim3(shape::THREADS),
-                   sizeof(queries_shared<query_shape<D>>), *a);
+  NN_TRY(NN_LAUNCH(device, (backward_queries<D, SUMS>), grid, dim3(shape::THREADS),
+                   sizeof(queries_shared<query_shape<D>>), *a));
+  return nats_add_query_sums(device, a, grid.y);
 }
 
 nn_status nats_cuda_backward_queries(nn_device *device, const nats_cuda_attention *a) {

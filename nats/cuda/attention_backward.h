@@ -8,6 +8,7 @@
 #pragma once
 
 #include "nats/cuda/attention.h"
+#include "nn/cuda/columns.h"
 
 // Tiles of 64 queries or keys stream through shared memory past the rows or keys that a warp owns: BANDS x 16
 // of them. PART columns of a tile at a time have their products in registers.
@@ -36,6 +37,36 @@ static inline dim3 nats_backward_grid(int32_t pairs, int32_t tiles) {
 // The pair of a thread block. There may be none: the last group may be smaller.
 __device__ static inline int32_t nats_backward_pair() {
   return (int32_t)(blockIdx.z * gridDim.x + blockIdx.x);
+}
+
+// Sums of a gradient's columns over the rows of each warp, for dbias.
+template <int D> using nats_warp_columns = float[nats_backward_shape<D>::WARPS][D];
+
+// A thread block's part of dbias, from what its warps have summed. Follows a barrier.
+template <int D>
+__device__ static void nats_write_columns(const nats_warp_columns<D> &columns,
+                                          float *to) { // [D]
+  for (int d = (int)threadIdx.x; d < D; d += nats_backward_shape<D>::THREADS) {
+    float sum = 0;
+    for (int warp = 0; warp < nats_backward_shape<D>::WARPS; warp++)
+      sum += columns[warp][d];
+    to[d] = sum;
+  }
+}
+
+// Adds what the thread blocks have left of dbias, `blocks` of a sequence: [B, blocks, heads D].
+static inline nn_status nats_add_columns(nn_device *device, const nats_cuda_attention *a, unsigned blocks,
+                                         int32_t heads, const float *sums, float *dbias) {
+  return nn_cuda_add_slabs(device, a->batch * (int32_t)blocks, heads * a->head_size, sums, dbias);
+}
+static inline nn_status nats_add_query_sums(nn_device *device, const nats_cuda_attention *a,
+                                            unsigned blocks) {
+  return a->dbias == NULL ? NN_OK : nats_add_columns(device, a, blocks, a->heads, a->query_sums, a->dbias);
+}
+static inline nn_status nats_add_key_sums(nn_device *device, const nats_cuda_attention *a, unsigned blocks) {
+  return a->dbias == NULL ? NN_OK
+                          : nats_add_columns(device, a, blocks, 2 * a->kv_heads, a->key_sums,
+                                             a->dbias + a->heads * a->head_size);
 }
 
 // delta, dq, and visible.seen where types are wanted (attention_backward.cu)

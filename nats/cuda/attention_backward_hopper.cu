@@ -152,8 +152,8 @@ __device__ static void finish_rows(const nats_cuda_attention &a, int32_t sequenc
   using shape = group_shape<SUMS>;
 #pragma unroll
   for (int band = 0; band < shape::BANDS; band++)
-    finish_band<SUMS>(a, sequence, head, row, shape::BAND_ROWS * band + group.warp_row, group.dq[band],
-                      &shared.seen[2 * band][threadIdx.x], shared);
+    finish_band<SUMS>(a, sequence, head, row, shape::BAND_ROWS * band + group.warp_row, band == 0,
+                      group.dq[band], &shared.seen[2 * band][threadIdx.x], shared);
 }
 #endif
 
@@ -172,8 +172,9 @@ __global__ static void __launch_bounds__(group_shape<SUMS>::THREADS, group_shape
 template <bool SUMS> static nn_status launch_queries(nn_device *device, const nats_cuda_attention *a) {
   using shape = group_shape<SUMS>;
   const dim3 grid = nats_backward_grid(a->batch * a->heads, nn_ceil_div(a->length, (int32_t)shape::ROWS));
-  return NN_LAUNCH(device, backward_queries_hopper<SUMS>, grid, dim3(shape::THREADS),
-                   sizeof(queries_shared<shape>), *a);
+  NN_TRY(NN_LAUNCH(device, backward_queries_hopper<SUMS>, grid, dim3(shape::THREADS),
+                   sizeof(queries_shared<shape>), *a));
+  return nats_add_query_sums(device, a, grid.y);
 }
 
 nn_status nats_cuda_backward_queries_hopper(nn_device *device, const nats_cuda_attention *a) {

@@ -308,8 +308,10 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
   NN_DYNAMIC_SHARED(char, memory);
   keys_shared<D> &shared = *(keys_shared<D> *)memory;
   const key_tile tile = find_tile(a, nats_backward_pair(), (int32_t)blockIdx.y, shape::ROWS);
-  if (tile.count == 0)
+  if (tile.count == 0) {
+    nats_leave_no_columns<D>(a, tile);
     return;
+  }
   if (threadIdx.x == 0)
     shared.tile = tile;
   load_keys<D, SUMS>(a, tile, shared);
@@ -346,6 +348,14 @@ __global__ static void __launch_bounds__(nats_backward_shape<D>::THREADS, 2)
 #pragma unroll
     for (int m = 0; m < shape::BANDS; m++)
       nats_turn_keys_back<D>(a.rope, shared.position, band.first + 16 * m, band.last, band.dk[m]);
+  if (a.dbias != NULL) {
+    __syncthreads(); // nobody needs queries any more
+    nats_key_columns<D> &columns = *reinterpret_cast<nats_key_columns<D> *>(shared.q[0]);
+#pragma unroll
+    for (int m = 0; m < shape::BANDS; m++)
+      nats_add_key_columns<D>(a, band.first + 16 * m, band.last, m == 0, band.dk[m], band.dv[m], columns);
+    nats_leave_key_columns<D>(a, shared.tile, columns);
+  }
   write_gradient<D>(a, band, band.dk, a.scale, shared.k, shared.position, (nn_bf16 *)a.dk + kv);
   write_gradient<D>(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 }
@@ -358,7 +368,9 @@ template <int D, bool SUMS> static nn_status launch_keys(nn_device *device, cons
   using shape = nats_backward_shape<D>;
   const dim3 grid = nats_backward_grid(a->batch * a->kv_heads,
                                        nn_ceil_div(a->length, (int32_t)shape::ROWS) + NATS_KEY_CLASSES - 1);
-  return NN_LAUNCH(device, (backward_keys<D, SUMS>), grid, dim3(shape::THREADS), shared_bytes<D, SUMS>(), *a);
+  NN_TRY(
+      NN_LAUNCH(device, (backward_keys<D, SUMS>), grid, dim3(shape::THREADS), shared_bytes<D, SUMS>(), *a));
+  return nats_add_key_sums(device, a, grid.y);
 }
 
 bool nats_cuda_backward_fits(const nn_device *device, const nats_cuda_attention *a) {

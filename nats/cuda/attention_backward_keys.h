@@ -15,6 +15,45 @@ __device__ static void nats_turn_keys_back(const float *rope, const int32_t *pos
                              rope + position[min(slot + 8, last)] * D);
 }
 
+// Sums of dk and dv over the keys of each warp.
+template <int D> struct nats_key_columns { nats_warp_columns<D> dk, dv; };
+
+// Adds 16 slots from `first` on, or begins with them.
+template <int D>
+__device__ static void nats_add_key_columns(const nats_cuda_attention &a, int first, int last, bool begins,
+                                            const float (&dk)[D / 8][4], const float (&dv)[D / 8][4],
+                                            nats_key_columns<D> &columns) {
+  const int warp = (int)threadIdx.x / NN_WARP;
+  nats_fragment_add_columns<D>(dk, last + 1 - first, a.scale, begins, columns.dk[warp]);
+  nats_fragment_add_columns<D>(dv, last + 1 - first, 1, begins, columns.dv[warp]);
+}
+
+// Where a thread block's part of dk's sums goes; that of dv is kv_heads further on.
+template <int D, typename key_tile>
+__device__ static float *nats_key_sums_of(const nats_cuda_attention &a, const key_tile &tile) {
+  const int64_t block = (int64_t)tile.sequence * gridDim.y + blockIdx.y;
+  return a.key_sums + (block * 2 * a.kv_heads + tile.kv_head) * D;
+}
+
+template <int D, typename key_tile>
+__device__ static void nats_leave_key_columns(const nats_cuda_attention &a, const key_tile &tile,
+                                              const nats_key_columns<D> &columns) {
+  float *to = nats_key_sums_of<D>(a, tile);
+  __syncthreads();
+  nats_write_columns<D>(columns.dk, to);
+  nats_write_columns<D>(columns.dv, to + a.kv_heads * D);
+}
+
+// The part of a thread block without keys.
+template <int D, typename key_tile>
+__device__ static void nats_leave_no_columns(const nats_cuda_attention &a, const key_tile &tile) {
+  if (a.dbias == NULL || tile.sequence >= a.batch)
+    return;
+  float *to = nats_key_sums_of<D>(a, tile);
+  for (int d = (int)threadIdx.x; d < D; d += nats_backward_shape<D>::THREADS)
+    to[d] = to[a.kv_heads * D + d] = 0;
+}
+
 // Of the pairs of a key: all, those that a local key would show, those that a window key would show.
 enum { NATS_SUM_ALL, NATS_SUM_LOCAL, NATS_SUM_WINDOW, NATS_KEY_SUMS };
 

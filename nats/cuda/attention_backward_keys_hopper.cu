@@ -384,8 +384,10 @@ __global__ static void __launch_bounds__(THREADS, 3) backward_keys_hopper(nats_c
   NN_DYNAMIC_SHARED(char, memory);
   keys_shared &shared = *(keys_shared *)memory;
   const key_tile tile = find_tile(a, nats_backward_pair(), (int32_t)blockIdx.y);
-  if (tile.count == 0)
+  if (tile.count == 0) {
+    nats_leave_no_columns<D>(a, tile);
     return;
+  }
   if (threadIdx.x == 0)
     shared.tile = tile;
   load_keys<SUMS>(a, tile, shared);
@@ -402,11 +404,17 @@ __global__ static void __launch_bounds__(THREADS, 3) backward_keys_hopper(nats_c
   band.first = (int)threadIdx.x / NN_WARP * 16;
   band.last = min(band.first + 16, tile.count) - 1;
   walk<SUMS>(a, first, stat, band, shared);
-  __syncthreads(); // no product reads keys or values: their gradients take the place
+  __syncthreads(); // no product reads keys, values or queries: gradients, and their sums, take the place
   const int64_t kv = kv_offset(a, shared.tile);
   if (a.rope != NULL)
     nats_turn_keys_back<D>(a.rope, shared.position, band.first, band.last,
                            reinterpret_cast<float(&)[PIECES][4]>(band.dk));
+  if (a.dbias != NULL) {
+    nats_key_columns<D> &columns = *reinterpret_cast<nats_key_columns<D> *>(shared.q[0]);
+    nats_add_key_columns<D>(a, band.first, band.last, true, reinterpret_cast<float(&)[PIECES][4]>(band.dk),
+                            reinterpret_cast<float(&)[PIECES][4]>(band.dv), columns);
+    nats_leave_key_columns<D>(a, shared.tile, columns);
+  }
   write_gradient(a, band, band.dk, a.scale, shared.k, shared.position, (nn_bf16 *)a.dk + kv);
   write_gradient(a, band, band.dv, 1, shared.v, shared.position, (nn_bf16 *)a.dv + kv);
 #endif
@@ -415,8 +423,9 @@ __global__ static void __launch_bounds__(THREADS, 3) backward_keys_hopper(nats_c
 nn_status nats_cuda_backward_keys_hopper(nn_device *device, const nats_cuda_attention *a) {
   const dim3 grid = nats_backward_grid(a->batch * a->kv_heads,
                                        nn_ceil_div(a->length, (int32_t)TILE) + NATS_KEY_CLASSES - 1);
-  return a->wants_types
+  NN_TRY(a->wants_types
              ? NN_LAUNCH(device, backward_keys_hopper<true>, grid, dim3(THREADS), sizeof(keys_shared), *a)
              : NN_LAUNCH(device, backward_keys_hopper<false>, grid, dim3(THREADS),
-                         offsetof(keys_shared, rows), *a);
+                         offsetof(keys_shared, rows), *a));
+  return nats_add_key_sums(device, a, grid.y);
 }

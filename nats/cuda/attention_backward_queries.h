@@ -174,11 +174,17 @@ struct part_view {
   bool any, all; // some pair is visible; every pair is
 };
 
+// Sums of dq over the rows of each warp, where tiles of values were.
+template <typename shape>
+__device__ static nats_warp_columns<shape::HEAD_SIZE> &dq_columns(queries_shared<shape> &shared) {
+  return *reinterpret_cast<nats_warp_columns<shape::HEAD_SIZE> *>(shared.v[0]);
+}
+
 // dq of 16 rows from row r of the block on through shared memory to their tokens, 16 bytes a thread; and
-// `seen`.
+// `seen`. `first`: no row of the warp's has been finished before.
 template <bool SUMS, typename shape>
 __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequence, int32_t head, int32_t row,
-                                   int r, float (&sums)[shape::PIECES][4], const float *seen,
+                                   int r, bool first, float (&sums)[shape::PIECES][4], const float *seen,
                                    queries_shared<shape> &shared) {
   enum { D = shape::HEAD_SIZE };
   nn_bf16 *tile = shared.k[0];
@@ -187,6 +193,9 @@ __device__ static void finish_band(const nats_cuda_attention &a, int32_t sequenc
     const int32_t i = row + r + lane / 4, last = a.length - 1;
     nats_fragment_turn_back<D>(sums, a.rope + min(i, last) * D, a.rope + min(i + 8, last) * D);
   }
+  if (a.dbias != NULL)
+    nats_fragment_add_columns<D>(sums, a.length - row - r, a.scale, first,
+                                 dq_columns(shared)[(int)threadIdx.x / NN_WARP]);
   nats_fragment_store<D>(tile, r, sums, a.scale);
   __syncwarp();
   nn_bf16 *dq = (nn_bf16 *)a.dq + ((int64_t)sequence * a.length + row) * a.token_stride + head * D;
@@ -267,4 +276,10 @@ __device__ static void walk(const nats_cuda_attention &a, queries_shared<shape> 
   }
   __syncthreads();
   finish_rows(a, sequence, head, row, rows, shared);
+  if (a.dbias == NULL)
+    return;
+  __syncthreads();
+  const int64_t block = (int64_t)sequence * gridDim.y + blockIdx.y;
+  nats_write_columns<shape::HEAD_SIZE>(dq_columns(shared),
+                                       a.query_sums + (block * a.heads + head) * shape::HEAD_SIZE);
 }

@@ -56,6 +56,25 @@ __device__ static inline void nats_fragment_turn_back(float (&sums)[D / 8][4], c
     }
 }
 
+// Adds scale times the sums of the first `rows` of 16 rows to `columns` [D], which only this warp touches;
+// with `first` it overwrites them.
+template <int D>
+__device__ static inline void nats_fragment_add_columns(const float (&sums)[D / 8][4], int rows, float scale,
+                                                        bool first, float *columns) {
+  const int lane = (int)threadIdx.x % NN_WARP;
+  const bool upper = lane / 4 < rows, lower = lane / 4 + 8 < rows;
+#pragma unroll
+  for (int piece = 0; piece < D / 8; piece++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      float sum = (upper ? sums[piece][e] : 0) + (lower ? sums[piece][2 + e] : 0);
+      for (int lanes = 4; lanes < NN_WARP; lanes *= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      if (lane < 4)
+        columns[8 * piece + 2 * lane + e] = (first ? 0 : columns[8 * piece + 2 * lane + e]) + scale * sum;
+    }
+}
+
 // Puts scale times the sums of 16 rows into a tile.
 template <int D>
 __device__ static inline void nats_fragment_store(nn_bf16 *tile, int row, const float sums[D / 8][4],

@@ -3,8 +3,9 @@
 #include "nn/cuda/stream.h"
 #include "nn/cuda/vector.h"
 
-// A block is LANES packs wide and takes ROWS rows at a time; BLOCKS of them run on a multiprocessor.
-enum { LANES = NN_WARP, ROWS = 8, ROWS_AHEAD = 4, BLOCKS = 4 };
+// A block is LANES packs wide and takes ROWS rows at a time; BLOCKS of them run on a multiprocessor. Of
+// slabs, with few blocks in all, it takes SLABS at a time where there are many.
+enum { LANES = NN_WARP, ROWS = 8, ROWS_AHEAD = 4, BLOCKS = 4, SLABS = 32 };
 
 typedef struct {
   int32_t stripes;   // blocks side by side
@@ -22,16 +23,16 @@ static layout lay_out(const nn_device *device, int64_t rows, int32_t width, int 
   return l;
 }
 
-// Adds `sum` over the ROWS threads of a column; the first N rows of threads get one element each.
-template <int N> __device__ static inline float sum_over_rows(const float (&sum)[N]) {
-  __shared__ float part[ROWS][N][LANES];
+// Adds `sum` over the HEIGHT threads of a column; the first N rows of threads get one element each.
+template <int HEIGHT, int N> __device__ static inline float sum_over_rows(const float (&sum)[N]) {
+  __shared__ float part[HEIGHT][N][LANES];
 #pragma unroll
   for (int i = 0; i < N; i++)
     part[threadIdx.y][i][threadIdx.x] = sum[i];
   __syncthreads();
   float total = 0.0f;
   if (threadIdx.y < N)
-    for (int row = 0; row < ROWS; row++)
+    for (int row = 0; row < HEIGHT; row++)
       total += part[row][threadIdx.y][threadIdx.x];
   return total;
 }
@@ -61,29 +62,32 @@ __global__ static void __launch_bounds__(LANES *ROWS)
           sum[i] += value[i];
       }
   }
-  float total = sum_over_rows(sum);
+  float total = sum_over_rows<ROWS>(sum);
   if (threadIdx.y < N && column < width)
     partial[(int64_t)blockIdx.y * width + column + threadIdx.y] = total;
 }
 
-__global__ static void __launch_bounds__(LANES *ROWS)
+template <int HEIGHT>
+__global__ static void __launch_bounds__(LANES *HEIGHT)
     add_slabs(int32_t slabs, int32_t width, const float *partial, // [slabs, width]
               float *out) {                                       // [width]
   int32_t column = (int32_t)(blockIdx.x * LANES + threadIdx.x);
   float sum[1] = {0.0f};
   if (column < width)
 #pragma unroll ROWS_AHEAD
-    for (int32_t slab = (int32_t)threadIdx.y; slab < slabs; slab += ROWS)
+    for (int32_t slab = (int32_t)threadIdx.y; slab < slabs; slab += HEIGHT)
       sum[0] += partial[(int64_t)slab * width + column];
-  float total = sum_over_rows(sum);
+  float total = sum_over_rows<HEIGHT>(sum);
   if (threadIdx.y == 0 && column < width)
     out[column] += total;
 }
 
 nn_status nn_cuda_add_slabs(nn_device *device, int32_t slabs, int32_t width, const float *partial,
                             float *out) {
-  return NN_LAUNCH(device, add_slabs, dim3((unsigned)nn_ceil_div(width, (int32_t)LANES)), dim3(LANES, ROWS),
-                   0, slabs, width, partial, out);
+  const dim3 grid((unsigned)nn_ceil_div(width, (int32_t)LANES));
+  if (slabs <= SLABS)
+    return NN_LAUNCH(device, add_slabs<ROWS>, grid, dim3(LANES, ROWS), 0, slabs, width, partial, out);
+  return NN_LAUNCH(device, add_slabs<SLABS>, grid, dim3(LANES, SLABS), 0, slabs, width, partial, out);
 }
 
 template <typename T, int N>

@@ -356,6 +356,11 @@ static bool spec_at(const nn_device *device, int i, attention_spec *spec) {
   return !case_is_large(device, spec);
 }
 
+// NaN is larger than any number.
+static double larger(double most, double x) {
+  return x <= most ? most : isnan(x) ? INFINITY : x;
+}
+
 // The largest difference over the largest expected entry, or over `least` where that is more.
 // found[t * stride + x], expected[t * width + x].
 static double difference(const float *found, int64_t stride, const double *expected, int64_t tokens,
@@ -365,7 +370,7 @@ static double difference(const float *found, int64_t stride, const double *expec
     for (int64_t x = 0; x < width; x++) {
       const double off = fabs((double)found[t * stride + x] - expected[t * width + x]);
       largest = fmax(largest, fabs(expected[t * width + x]));
-      most = off <= most ? most : isnan(off) ? INFINITY : off;
+      most = larger(most, off);
     }
   return largest == 0 ? most : most / largest;
 }
@@ -490,10 +495,26 @@ DEVICE_TEST(attention, writes_all_of_its_outputs_and_nothing_else) {
   }
 }
 
-// What breaks: training with positions follows a wrong gradient.
-DEVICE_TEST(attention, turns_gradients_back) {
+// dbias [token_stride] is `before` and the sums of the packed gradients over all tokens.
+static void expect_sums(const attention_case *c, const float *dbias, float before) {
+  const int64_t width = c->op.token_stride;
+  const float *found = test_read_floats(c->device, dbias, width);
+  double most = 0, off = 0;
+  for (int64_t x = 0; x < width; x++) {
+    double sum = 0;
+    for (int64_t at = x; at < c->qkv_count; at += width)
+      sum += (double)c->d_qkv[at];
+    most = fmax(most, fabs(sum));
+    off = larger(off, fabs((double)found[x] - (double)before - sum));
+  }
+  cr_expect_leq(off, most * test_tolerance(c->device, 1e-5, 1e-2), "heads of %d: off by %g of %g",
+                c->spec.head_size, off, most);
+}
+
+// What breaks: training with positions, or with biases, follows a wrong gradient.
+DEVICE_TEST(attention, turns_gradients_back_and_sums_them) {
   for (int tiles = 0; tiles < 3; tiles++) { // plain kernels; tensor cores with heads of 64 and of 128
-    attention_spec spec = usual_spec(tiles, 8);
+    attention_spec spec = usual_spec(tiles, 0);
     spec.heads = 2 * spec.kv_heads;
     if (tiles == 2)
       spec.head_size = 128;
@@ -501,30 +522,33 @@ DEVICE_TEST(attention, turns_gradients_back) {
     attention_case plain, turned;
     case_open(&plain, device, &spec, seed);
     case_open(&turned, device, &spec, seed);
+    const int64_t width = plain.op.token_stride;
     float *table = test_floats(device, NULL, (int64_t)spec.length * spec.head_size);
+    float *before = test_host((size_t)width * sizeof *before);
     MUST(nn_rope_table(device, spec.length, spec.head_size, 100, table));
+    for (int64_t x = 0; x < width; x++)
+      before[x] = 3;
     turned.op.rope = table;
+    turned.op.dbias = test_floats(device, before, width);
     case_run(&plain, true);
     case_run(&turned, true);
     MUST(nn_rope_backward(device, &(nn_rope){.rows = (int64_t)spec.batch * spec.length,
                                              .heads = spec.heads + spec.kv_heads, // q and k
                                              .head_size = spec.head_size,
-                                             .row_stride = plain.op.token_stride,
+                                             .row_stride = width,
                                              .table = table,
                                              .positions = spec.length,
                                              .period = spec.length,
                                              .x = plain.op.dq}));
     case_read(&plain);
-    const int64_t used = plain.op.token_stride - spec.gap;
     double most = 0, off = 0;
-    for (int64_t x = 0; x < plain.qkv_count; x++)
-      if (x % plain.op.token_stride < used) {
-        const double difference = fabs((double)plain.d_qkv[x] - (double)turned.d_qkv[x]);
-        most = fmax(most, fabs((double)plain.d_qkv[x]));
-        off = difference <= off ? off : isnan(difference) ? INFINITY : difference;
-      }
+    for (int64_t x = 0; x < plain.qkv_count; x++) {
+      most = fmax(most, fabs((double)plain.d_qkv[x]));
+      off = larger(off, fabs((double)plain.d_qkv[x] - (double)turned.d_qkv[x]));
+    }
     cr_expect_leq(off, most * test_tolerance(device, 1e-6, 1e-2), "heads of %d, seed %llu: off by %g of %g",
                   spec.head_size, (unsigned long long)seed, off, most);
+    expect_sums(&turned, turned.op.dbias, before[0]);
   }
 }
 

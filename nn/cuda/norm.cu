@@ -114,7 +114,7 @@ enum { OPERAND_S, OPERAND_DY, OPERAND_DSUM, OPERANDS };
 // Blocks that a multiprocessor runs at once, by what a thread keeps of a row: registers are what limits them.
 // The grid has just as many, so that all rows are under way from the start.
 static constexpr int resident_blocks(int elements) {
-  return elements <= 8 ? 6 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
+  return elements <= 8 ? 5 : elements <= 16 ? 4 : elements <= 24 ? 3 : 2;
 }
 
 // A thread's packs of the rows of its team that are under way or being computed.

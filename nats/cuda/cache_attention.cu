@@ -237,6 +237,8 @@ static __global__ void __launch_bounds__(THREADS, E > 16       ? 1
                                                   : E * G > 32 ? 3
                                                   : E * G > 8  ? 4
                                                                : 6) attend_item(decode d) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   NN_DYNAMIC_SHARED(char, memory);
   item_memory<T> shared;
   shared.keys = (const T **)memory;
@@ -320,6 +322,8 @@ __device__ static void join_masses(const decode &d, int32_t begin, int32_t end, 
 // Block (list, query head of the group): joins the items of the list. A warp takes every JOIN_WARPS-th item,
 // and the warps are added in their order.
 template <typename T> static __global__ void __launch_bounds__(JOIN_THREADS) join_items(decode d) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   NN_DYNAMIC_SHARED(float, parts); // [JOIN_WARPS, D], then [JOIN_WARPS, 2]
   const int64_t list = blockIdx.x, head = blockIdx.y;
   const int32_t begin = d.list[list].first_item;
@@ -429,8 +433,8 @@ static void take_results(nats_scratch *scratch, const nats_cache_attention *op, 
 
 template <typename T, int E, bool VECTOR, int G> static nn_status launch(nn_device *device, const decode *d) {
   const dim3 grid((unsigned)d->items, (unsigned)nn_ceil_div(d->group, (int32_t)G));
-  return NN_LAUNCH(device, (attend_item<T, E, VECTOR, G>), grid, THREADS,
-                   item_bytes(G, d->item_tokens, d->head_size), *d);
+  return NN_LAUNCH_EARLY(device, (attend_item<T, E, VECTOR, G>), grid, THREADS,
+                         item_bytes(G, d->item_tokens, d->head_size), *d);
 }
 
 template <typename T> static nn_status attend(nn_device *device, const decode *d) {
@@ -448,8 +452,8 @@ template <typename T> static nn_status attend(nn_device *device, const decode *d
 template <typename T> static nn_status run(nn_device *device, const decode *d) {
   NN_TRY(attend<T>(device, d));
   const size_t parts = (size_t)JOIN_WARPS * (size_t)(d->head_size + 2) * sizeof(float);
-  NN_TRY(NN_LAUNCH(device, join_items<T>, dim3((unsigned)d->lists, (unsigned)d->group), JOIN_THREADS, parts,
-                   *d));
+  NN_TRY(NN_LAUNCH_EARLY(device, join_items<T>, dim3((unsigned)d->lists, (unsigned)d->group), JOIN_THREADS,
+                         parts, *d));
   if (d->scores == NULL)
     return NN_OK;
   const dim3 grid((unsigned)nn_ceil_div(d->longest, (int32_t)THREADS), (unsigned)d->lists);

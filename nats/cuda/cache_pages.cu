@@ -76,6 +76,8 @@ static uint64_t places_of(const new_rows *rows) {
 template <typename Unit>
 static __global__ void append_rows(new_rows rows, nats_cache_pages pages, const nats_cache_row *lists,
                                    int32_t count) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   const int32_t units = (int32_t)(rows.bytes / (int64_t)sizeof(Unit));
   const int32_t i = (int32_t)(blockIdx.x * THREADS + threadIdx.x), l = i / units;
   if (l >= count)
@@ -91,8 +93,8 @@ template <typename Unit>
 static nn_status append(nn_device *device, const new_rows *rows, const nats_cache_append *op) {
   const int32_t lists = op->sequences * op->kv_heads;
   const int64_t units = lists * (rows->bytes / (int64_t)sizeof(Unit));
-  return NN_LAUNCH(device, append_rows<Unit>, (unsigned)nn_ceil_div(units, (int64_t)THREADS), THREADS, 0,
-                   *rows, op->pages, op->lists, lists);
+  return NN_LAUNCH_EARLY(device, append_rows<Unit>, (unsigned)nn_ceil_div(units, (int64_t)THREADS), THREADS,
+                         0, *rows, op->pages, op->lists, lists);
 }
 
 extern "C" nn_status nats_cuda_cache_append(nn_device *device, const nats_cache_append *op) {

@@ -13,6 +13,8 @@
 enum { FORWARD_WARPS = 8 }; // a row each
 
 template <typename T, int N> __global__ static void gather(nn_embedding op) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   int64_t row = (int64_t)blockIdx.x * FORWARD_WARPS + threadIdx.x / NN_WARP;
   if (row >= op.rows)
     return;
@@ -35,8 +37,9 @@ template <typename T, int N> __global__ static void gather(nn_embedding op) {
 }
 
 template <typename T, int N> static nn_status forward(nn_device *device, const nn_embedding *op) {
-  return NN_LAUNCH(device, (gather<T, N>), dim3((unsigned)nn_ceil_div(op->rows, (int64_t)FORWARD_WARPS)),
-                   dim3(FORWARD_WARPS * NN_WARP), 0, *op);
+  return NN_LAUNCH_EARLY(device, (gather<T, N>),
+                         dim3((unsigned)nn_ceil_div(op->rows, (int64_t)FORWARD_WARPS)),
+                         dim3(FORWARD_WARPS * NN_WARP), 0, *op);
 }
 
 template <typename T> static nn_status forward_typed(nn_device *device, const nn_embedding *op) {

@@ -31,6 +31,7 @@ template <typename T, typename C, int M, int BATCH>
 __global__ static void __launch_bounds__(THREADS)
     multiply_few_rows(nn_cuda_product p, int64_t a_stride, int64_t c_stride) {
   constexpr int N = NN_PACK<T>;
+  nn_let_next_kernel_begin();
   const int64_t column = (int64_t)blockIdx.x * WARPS + threadIdx.x / NN_WARP;
   const int lane = threadIdx.x % NN_WARP;
   if (column >= p.n)
@@ -46,6 +47,8 @@ __global__ static void __launch_bounds__(THREADS)
     for (int u = 0; u < BATCH; u++)
       if (first + u * NN_WARP * N < p.k)
         weights[u] = nn_load_pack<N>(b + first + u * NN_WARP * N);
+    if (begin == 0) // rows of b are parameters: they may come before
+      nn_await_kernels_before();
     __syncwarp(); // or the compiler would load each where it is used, and wait for it
 #pragma unroll
     for (int u = 0; u < BATCH; u++) {
@@ -91,10 +94,10 @@ static nn_status launch(nn_device *device, const nn_cuda_product *p) {
   const int64_t a_stride = p->a_stride != 0 ? p->a_stride : p->k;
   const int64_t c_stride = p->c_stride != 0 ? p->c_stride : p->n;
   if (p->k <= SHORT_BATCH * NN_WARP * NN_PACK<T>)
-    return NN_LAUNCH(device, (multiply_few_rows<T, C, M, SHORT_BATCH>), grid, THREADS, 0, *p, a_stride,
-                     c_stride);
-  return NN_LAUNCH(device, (multiply_few_rows<T, C, M, LONG_BATCH>), grid, THREADS, 0, *p, a_stride,
-                   c_stride);
+    return NN_LAUNCH_EARLY(device, (multiply_few_rows<T, C, M, SHORT_BATCH>), grid, THREADS, 0, *p, a_stride,
+                           c_stride);
+  return NN_LAUNCH_EARLY(device, (multiply_few_rows<T, C, M, LONG_BATCH>), grid, THREADS, 0, *p, a_stride,
+                         c_stride);
 }
 
 template <typename T, typename C> static nn_status run_as(nn_device *device, const nn_cuda_product *p) {

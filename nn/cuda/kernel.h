@@ -20,14 +20,23 @@ typedef __nv_bfloat16 nn_bf16;
 // own.
 #ifndef NN_LAUNCH
 #define NN_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                            \
-  nn_cuda_launch(device, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+  nn_cuda_launch(device, false, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+// The same for a kernel that calls nn_await_kernels_before: on Hopper it may begin before they have ended.
+#define NN_LAUNCH_EARLY(device, kernel, grid, block, shared_bytes, ...)                                      \
+  nn_cuda_launch(device, true, #kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
 // Shared memory whose size is given at the launch.
 #define NN_DYNAMIC_SHARED(type, name) extern __shared__ __align__(1024) type name[]
 
 template <typename... Parameters, typename... Arguments>
-static inline nn_status nn_cuda_launch(nn_device *device, const char *name, void (*kernel)(Parameters...),
-                                       dim3 grid, dim3 block, size_t shared_bytes, Arguments... arguments) {
+static inline nn_status nn_cuda_launch(nn_device *device, bool early, const char *name,
+                                       void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                                       size_t shared_bytes, Arguments... arguments) {
   cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = early && nn_cuda_has_hopper_code(device) ? 1 : 0;
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
@@ -41,6 +50,22 @@ static inline nn_status nn_cuda_launch(nn_device *device, const char *name, void
                         __FILE__, __LINE__);
 }
 #endif
+
+// Lets a kernel that is launched early begin when all blocks of this one have come here or ended. It finds
+// room where this one leaves some: short kernels in a row begin while others still run out.
+__device__ static inline void nn_let_next_kernel_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Waits until the kernels before this one have ended and what they wrote can be read. A kernel that is
+// launched early may do until then what none of them has a part in.
+__device__ static inline void nn_await_kernels_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 // Calls `run<T>(...)` with the device's compute type.
 #define NN_CUDA_TYPED(device, run, ...)                                                                      \

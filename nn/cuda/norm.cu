@@ -28,6 +28,8 @@ template <int TEAM, int N> __device__ static inline int32_t column_of(int i) {
 
 template <typename T, int N, int PACKS, int TEAM, bool LAYER>
 __global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
   if (row >= op.rows)
     return;
@@ -272,8 +274,10 @@ template <typename T, int PACKS, int TEAM>
 static nn_status launch_forward(nn_device *device, const nn_norm *op) {
   dim3 grid((unsigned)nn_ceil_div(op->rows, (int64_t)(BLOCK / TEAM)));
   if (op->kind == NN_NORM_LAYER)
-    return NN_LAUNCH(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, true>), grid, dim3(BLOCK), 0, *op);
-  return NN_LAUNCH(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, false>), grid, dim3(BLOCK), 0, *op);
+    return NN_LAUNCH_EARLY(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, true>), grid, dim3(BLOCK), 0,
+                           *op);
+  return NN_LAUNCH_EARLY(device, (forward_rows<T, NN_PACK<T>, PACKS, TEAM, false>), grid, dim3(BLOCK), 0,
+                         *op);
 }
 
 template <typename T, int PACKS, int TEAM>

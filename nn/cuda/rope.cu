@@ -14,6 +14,8 @@ typedef struct {
 // pairs into NaN.
 template <typename T, int N>
 __global__ static void __launch_bounds__(THREADS) turn(nn_rope op, layout l, float sign) {
+  nn_let_next_kernel_begin();
+  nn_await_kernels_before();
   int64_t item = (int64_t)blockIdx.x * THREADS + threadIdx.x;
   if (item >= l.items)
     return;
@@ -59,8 +61,8 @@ template <typename T, int N> static nn_status run(nn_device *device, const nn_ro
   l.packs = op->head_size / 2 / N;
   l.groups = nn_ceil_div(op->heads, (int32_t)HEADS);
   l.items = op->rows * l.groups * l.packs;
-  return NN_LAUNCH(device, (turn<T, N>), dim3((unsigned)nn_ceil_div(l.items, (int64_t)THREADS)),
-                   dim3(THREADS), 0, *op, l, sign);
+  return NN_LAUNCH_EARLY(device, (turn<T, N>), dim3((unsigned)nn_ceil_div(l.items, (int64_t)THREADS)),
+                         dim3(THREADS), 0, *op, l, sign);
 }
 
 template <typename T> static nn_status run_typed(nn_device *device, const nn_rope *op, float sign) {

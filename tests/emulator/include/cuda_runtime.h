@@ -22,6 +22,8 @@
 #define NN_LAUNCH(device, kernel, grid, block, shared_bytes, ...)                                            \
   ((void)(device), nn_cuda_status(emulator_launch(#kernel, kernel, grid, block, shared_bytes, __VA_ARGS__),  \
                                   #kernel, __FILE__, __LINE__))
+#define NN_LAUNCH_EARLY NN_LAUNCH // one kernel runs at a time
+
 #define NN_DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator_shared())
 
 static const int warpSize = EMULATOR_LANES;

@@ -296,25 +296,24 @@ __device__ static void join_masses(const decode &d, int32_t begin, int32_t end, 
                                    float *peak, float *mass) {
   const int lane = threadIdx.x % NN_WARP, warp = threadIdx.x / NN_WARP;
   float most = -INFINITY, sum = 0;
-  for (int32_t item = begin + (int32_t)threadIdx.x; item < end; item += JOIN_THREADS)
-    most = fmaxf(most, d.peak[(int64_t)item * d.group + head]);
-  most = nn_warp_max(most);
-  if (lane == 0)
-    shared[warp] = most;
+  for (int32_t item = begin + (int32_t)threadIdx.x; item < end; item += JOIN_THREADS) {
+    const int64_t from = (int64_t)item * d.group + head;
+    const float of_item = d.peak[from], before = most;
+    most = fmaxf(most, of_item);
+    sum = exp2f(before - most) * sum + exp2f(of_item - most) * d.mass[from];
+  }
+  const float of_warp = nn_warp_max(most);
+  sum = nn_warp_sum(sum > 0 ? exp2f(most - of_warp) * sum : 0); // a thread without items: sum 0
+  if (lane == 0) {
+    shared[warp] = of_warp;
+    shared[JOIN_WARPS + warp] = sum;
+  }
   __syncthreads();
   for (int w = 0; w < JOIN_WARPS; w++)
     most = fmaxf(most, shared[w]);
-  for (int32_t item = begin + (int32_t)threadIdx.x; item < end; item += JOIN_THREADS) {
-    const int64_t from = (int64_t)item * d.group + head;
-    sum += exp2f(d.peak[from] - most) * d.mass[from];
-  }
-  sum = nn_warp_sum(sum);
-  if (lane == 0)
-    shared[JOIN_WARPS + warp] = sum;
-  __syncthreads();
   sum = 0;
   for (int w = 0; w < JOIN_WARPS; w++)
-    sum += shared[JOIN_WARPS + w];
+    sum += exp2f(shared[w] - most) * shared[JOIN_WARPS + w];
   *peak = most;
   *mass = sum;
 }

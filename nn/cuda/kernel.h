@@ -67,6 +67,15 @@ __device__ static inline void nn_await_kernels_before() {
 #endif
 }
 
+// Fetches the line of memory that x is in, for a load to come.
+__device__ static inline void nn_prefetch(const void *x) {
+#ifdef __CUDACC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(x));
+#else // tests/emulator
+  (void)x;
+#endif
+}
+
 // Calls `run<T>(...)` with the device's compute type.
 #define NN_CUDA_TYPED(device, run, ...)                                                                      \
   (nn_device_compute_type(device) == NN_BF16 ? run<nn_bf16>(__VA_ARGS__) : run<float>(__VA_ARGS__))

@@ -26,9 +26,26 @@ template <int TEAM, int N> __device__ static inline int32_t column_of(int i) {
 
 // ---- forward
 
+enum { FEW_ROWS = 64 }; // that come sooner than the parameters do, which no cache has kept
+
+template <typename T, int N, int PACKS, int TEAM>
+__device__ static void prefetch_parameters(const nn_norm &op) {
+#pragma unroll
+  for (int i = 0; i < PACKS; i++) {
+    int32_t column = column_of<TEAM, N>(i);
+    if (column >= op.width)
+      continue;
+    nn_prefetch(static_cast<const T *>(op.weight) + column);
+    if (op.bias != NULL)
+      nn_prefetch(static_cast<const T *>(op.bias) + column);
+  }
+}
+
 template <typename T, int N, int PACKS, int TEAM, bool LAYER>
 __global__ static void __launch_bounds__(BLOCK) forward_rows(nn_norm op) {
   nn_let_next_kernel_begin();
+  if (op.rows <= FEW_ROWS)
+    prefetch_parameters<T, N, PACKS, TEAM>(op);
   nn_await_kernels_before();
   int64_t row = (int64_t)blockIdx.x * (BLOCK / TEAM) + threadIdx.x / TEAM;
   if (row >= op.rows)

@@ -1,6 +1,6 @@
 # Draws live.png and live.svg from live.tsv
 width = 1050
-height = 945
+height = 975
 load 'style.gp'
 set output 'live.'.suffix
 data = 'live.tsv'
@@ -12,7 +12,7 @@ panel = 560 / (1.0 * height)
 step = 600 / (1.0 * height)
 top = 1 - 45 / (1.0 * height)
 axis = 'tokens decoded'
-key_lines = 6
+key_lines = 7
 set autoscale xfix
 set tmargin at screen top - 0 * step
 set bmargin at screen top - 0 * step - panel
@@ -23,16 +23,19 @@ set ylabel 'live tokens of a layer and head' offset 1,0
 set logscale y
 set yrange [*:*]
 plot data index 0 using 1:2 with lines lc rgb '#000000' dt 2 lw 1.5 title 'dense', \
-     data index 1 using 1:2 with lines lc rgb '#009e73' dt 3 lw 1.2 title 'h2o as nats-2', \
-     data index 2 using 1:2 with lines lc rgb '#e69f00' dt 3 lw 1.2 title 'streaming as nats-2', \
-     data index 3 using 1:2 with lines lc rgb '#cc79a7' dt 3 lw 1.2 title 'tova as nats-2', \
-     data index 4 using 1:2 with lines lc rgb '#8c8c8c' dt 3 lw 1.2 title 'random as nats-2', \
-     data index 5 using 1:2 with lines lc rgb '#0072b2' dt 3 lw 1.2 title 'window as nats-2', \
-     data index 6 using 1:2 with lines lc rgb '#7b3fa0' dt 3 lw 1.2 title 'cam as nats-2', \
-     data index 7 using 1:2 with lines lc rgb '#e69f00' dt 3 lw 1.2 title 'streaming-reassign-0 as nats-2', \
-     data index 8 using 1:2 with lines lc rgb '#d55e00' dt 1 lw 2 title 'nats-2', \
-     data index 9 using 1:2 with lines lc rgb '#0072b2' dt 1 lw 1.4 title 'window-16 (co-trained)', \
-     data index 10 using 1:2 with lines lc rgb '#d55e00' dt 2 lw 2 title 'nats-0.2'
+     data index 1 using 1:2 with lines lc rgb '#009e73' dt 3 lw 1.2 title 'h2o as nats-8', \
+     data index 2 using 1:2 with lines lc rgb '#e69f00' dt 3 lw 1.2 title 'streaming as nats-8', \
+     data index 3 using 1:2 with lines lc rgb '#cc79a7' dt 3 lw 1.2 title 'tova as nats-8', \
+     data index 4 using 1:2 with lines lc rgb '#8c8c8c' dt 3 lw 1.2 title 'random as nats-8', \
+     data index 5 using 1:2 with lines lc rgb '#0072b2' dt 3 lw 1.2 title 'window as nats-8', \
+     data index 6 using 1:2 with lines lc rgb '#7b3fa0' dt 3 lw 1.2 title 'cam as nats-8', \
+     data index 7 using 1:2 with lines lc rgb '#e69f00' dt 3 lw 1.2 title 'streaming-reassign-0 as nats-8', \
+     data index 8 using 1:2 with lines lc rgb '#d55e00' dt 1 lw 2 title 'nats-8', \
+     data index 9 using 1:2 with lines lc rgb '#8b5a2b' dt 3 lw 1.2 title 'duo as nats-8 on nats-8', \
+     data index 10 using 1:2 with lines lc rgb '#0072b2' dt 1 lw 1.4 title 'window-38 (co-trained)', \
+     data index 11 using 1:2 with lines lc rgb '#d55e00' dt 2 lw 2 title 'nats-2', \
+     data index 12 using 1:2 with lines lc rgb '#d55e00' dt 4 lw 2 title 'nats-2-w8', \
+     data index 13 using 1:2 with lines lc rgb '#d55e00' dt 5 lw 2 title 'nats-0.2'
 unset multiplot
 unset output
 if (suffix eq 'png') {
